@@ -1,0 +1,1 @@
+"""From a picture to an editable CAD program. Import as `mm.cad`."""

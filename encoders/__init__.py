@@ -1,0 +1,1 @@
+"""Vision and text encoders: LaVi, FLAME, E-ViLM. Import as `mm.encoders`."""

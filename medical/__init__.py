@@ -1,0 +1,1 @@
+"""3-D CT volumes and reports. Import as `mm.medical`."""

@@ -1,0 +1,1 @@
+"""One adapter over every Hugging Face decoder language model."""

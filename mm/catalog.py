@@ -1,0 +1,45 @@
+"""Everything that can be asked for by name, in one table that imports nothing.
+
+A new system adds its lines here: model presets, training modules, tour pages and benchmark rows.
+"""
+
+from __future__ import annotations
+
+from mm.registry import Registry
+
+MODELS = Registry("model")
+"""Preset name -> factory `f(**overrides) -> nn.Module` with random weights; the result has `save_pretrained`."""
+
+MODULES = Registry("training module")
+"""Short name used in run configs -> LightningModule class."""
+
+DATA = Registry("data module")
+"""Short name used in run configs -> LightningDataModule class."""
+
+TOUR = Registry("tour page")
+"""Page name -> `f(page: mm.app.tour.Page) -> None`; shown in `make tour` in the order of `TOUR_ORDER`."""
+
+BENCH_FLOPS = Registry("FLOP benchmark")
+"""System name -> `f() -> list[dict]` with keys setting, ours_tflop, baseline_tflop, saving."""
+
+BENCH_LATENCY = Registry("latency benchmark")
+"""System name -> `f(*, device, repeats) -> list[dict]`."""
+
+EVALUATORS = Registry("zoo evaluator")
+"""Shipped model name -> `f(model, *, seed) -> dict[str, float]`, re-run by `mm zoo verify`."""
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the model presets that match a shell pattern.
+
+    Example:
+        >>> "lavi_tiny" in list_models("lavi*")
+        True
+    """
+    return MODELS.names(pattern)
+
+
+MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
+MODELS.add("llava_tiny", "mm.vlm.presets:llava_tiny")
+
+MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")

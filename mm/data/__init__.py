@@ -1,0 +1,1 @@
+"""Procedural data sets and readers of the formats of the field."""

@@ -1,0 +1,1 @@
+"""Fused attention, modulated norm and codeword search."""

@@ -1,0 +1,1 @@
+"""Lightning base module, callbacks, optimiser groups and the training command line."""

@@ -1,0 +1,1 @@
+"""Image and video towers, safe image reading, tiling and frame sampling."""

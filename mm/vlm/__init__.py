@@ -1,0 +1,1 @@
+"""Vision-language models on a backbone: the concatenation host."""

@@ -1,0 +1,1 @@
+"""Fewer visual tokens around existing vision-language models. Import as `mm.pruning`."""
