@@ -1,7 +1,7 @@
 """Fine detail: a tiny digit on a thing that can be read at full resolution and not at half of it.
 
-The digit is written in a one-pixel checkerboard of the body colour plus and minus a step: every two by two block has
-exactly the body colour as its mean, so averaging two by two pixels erases it. What colour or shape the thing has
+The digit is written on a small plate in a one-pixel checkerboard of the plate's colour plus and minus a step: every two
+by two block has exactly the plate's colour as its mean, so averaging two by two pixels erases it. What colour or shape the thing has
 survives. Questions about the digit are therefore "hard" and questions about the thing "easy" on the same picture.
 """
 
@@ -32,7 +32,7 @@ STROKE = 2
 """Side of one point of the font in pixels of the full resolution: one block of the checkerboard."""
 WIDTH, HEIGHT = 3 * STROKE, 5 * STROKE
 STEP = 70
-"""Largest distance from the body colour."""
+"""Distance of the bright and dark points from the colour of the plate, per channel."""
 
 
 def mark_pattern(digit: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def mark_pattern(digit: int) -> np.ndarray:
 def paint_mark(
     canvas: np.ndarray, digit: int, colour: tuple[int, int, int], *, x: float, y: float, full_size: int
 ) -> None:
-    """Draw the digit on a plain plate of the body colour, in place.
+    """Draw the digit on a plain plate close to the body colour, in place.
 
     At `full_size` pixels every point is one pixel; at any other size pixels get the exact average over their area.
 
@@ -58,11 +58,10 @@ def paint_mark(
         full_size: Side of the picture at full resolution, in pixels.
     """
     size = len(canvas)
-    base = np.asarray(colour, np.float32)
-    step = np.minimum(np.minimum(base, 255.0 - base), STEP)
+    base = np.clip(np.asarray(colour, np.float32), STEP, 255 - STEP)  # leaves room for a full step in every channel
     left, top = (2 * round((c * full_size - n / 2) / 2) for c, n in ((x, WIDTH), (y, HEIGHT)))
     across = overlap(WIDTH + 2, size, (left - 1) / full_size, (WIDTH + 2) / full_size)
     down = overlap(HEIGHT + 2, size, (top - 1) / full_size, (HEIGHT + 2) / full_size)
     plate = np.outer(down.sum(1), across.sum(1))[..., None]
     pattern = down @ np.pad(mark_pattern(digit), 1) @ across.T
-    canvas += plate * (base - canvas) + pattern[..., None] * step
+    canvas += plate * (base - canvas) + pattern[..., None] * STEP

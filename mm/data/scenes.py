@@ -16,13 +16,15 @@ import numpy as np
 
 from mm.data.drawing import around, coverage, paint_ground, paint_shape
 from mm.data.marks import paint_mark
-from mm.data.split import generator
+from mm.data.split import Seed, generator
 from mm.data.words import COLOURS, DIGITS, GROUND_PATTERNS, GROUNDS, PLACES, SHAPES, SIZES, TEXTURES
 
 Pairs = Literal["all", "seen", "held_out"]
 RADII = {"small": 0.085, "large": 0.145}
 """Size word -> radius as a fraction of the picture's side; a cell is a third wide."""
-MARKED_SHAPES = ("circle", "square", "diamond", "hexagon")
+GAP = 0.012
+"""Free border of a cell: neighbours keep twice this distance, as a fraction of the picture's side."""
+MARKED_SHAPES = ("circle", "square", "diamond", "triangle")
 """Shapes with room for a mark around their centre."""
 HELD_OUT_PAIRS = frozenset((shape, tuple(COLOURS)[(3 * index + 1) % 8]) for index, shape in enumerate(SHAPES))
 """Eight of the 64 shape and colour pairs, each shape and each colour once, for tests of new combinations."""
@@ -143,7 +145,7 @@ def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[rng.integers(len(words))]
 
 
-def sample_scene(seed: int, config: SceneConfig | None = None) -> Scene:
+def sample_scene(seed: Seed, config: SceneConfig | None = None) -> Scene:
     """The scene of one seed: different shape and colour pairs in different cells.
 
     Example:
@@ -173,7 +175,7 @@ def _thing(rng: np.random.Generator, config: SceneConfig, pair: tuple[str, str],
     texture = "plain" if config.marks else _pick(rng, config.textures)
     radius = RADII[size] * rng.uniform(0.92, 1.0)
     row, column = divmod(cell, 3)
-    x, y = (np.array([column, row]) + 0.5) / 3 + rng.uniform(-1, 1, 2) * (1 / 6 - radius)
+    x, y = (np.array([column, row]) + 0.5) / 3 + rng.uniform(-1, 1, 2) * (1 / 6 - radius - GAP)
     mark = int(rng.integers(10)) if config.marks else None
     return Thing(
         shape=pair[0],
