@@ -28,7 +28,7 @@ COLOURS = {
 GROUNDS = {"white": (236, 236, 234), "grey": (150, 152, 156), "black": (30, 32, 38), "sand": (222, 204, 172)}
 """Colour word -> RGB of a background; disjoint from the colours of things."""
 
-SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "hexagon")
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "moon")
 TEXTURES = ("plain", "striped", "dotted", "checked")
 GROUND_PATTERNS = ("plain", "striped", "checked", "grainy")
 SIZES = ("small", "large")
@@ -62,7 +62,8 @@ FUNCTION_WORDS = (
     "covered made filled behind front under over across towards direction way toward still slowly quickly turns",
     "answers read reads while here now just very more less than as by for every other another part parts mark fine",
     "resize zoom closer enough clear main minor action mood calm busy stop start end tile tiles quarter position",
-    "sentence caption long short text false true",
+    "sentence caption long short text false true place places about pictures frames column rows cells digits letter",
+    "need full resolution detail answerable unknown between inside outside larger smaller nearest only slow fast",
 )
 LATER_WORDS: tuple[str, ...] = ()
 """Words that were added after the first shipped weights, oldest first."""
