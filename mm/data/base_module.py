@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,9 @@ from lightning import LightningDataModule
 
 from mm.data.collate import collate
 from mm.data.loading import Collate, TrackedLoader
+
+# The loader counts its batches itself, whatever the number of workers.
+warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
 
 
 class TrackedData(LightningDataModule):
