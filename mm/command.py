@@ -18,6 +18,10 @@ from typing import Any, TextIO
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
+class UsageError(Exception):
+    """The command line itself is wrong: exit code 2."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """`argparse` with the parts that no command may forget.
 
@@ -68,6 +72,9 @@ def run_command(run: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone (`mm models | head`): nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except UsageError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return USAGE
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -80,7 +80,7 @@ def _refuse_real(result: Any) -> None:
     for leaf in tree_leaves(result):
         if isinstance(leaf, Tensor) and leaf.device.type != "meta":
             raise ValueError(
-                f"FLOPs are counted on the meta device, found a tensor on {leaf.device}; build the model and its inputs "
+                f"FLOPs are counted on the meta device, found a tensor on {leaf.device}; build model and inputs "
                 "under torch.device('meta'), or wrap them with mm.metrics.flops.on_meta"
             )
 

@@ -1,4 +1,4 @@
-"""Fair timing of alternatives: all candidates in one run, taking turns, so that clocks and caches drift for all alike."""
+"""Fair timing of alternatives: all candidates take turns in one run, so that clocks and caches drift for all alike."""
 
 from __future__ import annotations
 

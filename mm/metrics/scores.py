@@ -31,9 +31,7 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
         0.5
     """
     if len(predictions) != len(references) or not references:
-        raise ValueError(
-            f"exact_match needs pairs, got {len(predictions)} predictions and {len(references)} references"
-        )
+        raise ValueError(f"need pairs, got {len(predictions)} predictions and {len(references)} references")
     hits = [normalise_answer(a) == normalise_answer(b) for a, b in zip(predictions, references, strict=True)]
     return sum(hits) / len(hits)
 
@@ -70,9 +68,7 @@ def recall_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
         1.0
     """
     if scores.shape != relevant.shape or not 1 <= k <= scores.shape[1]:
-        raise ValueError(
-            f"need equal shapes and 1 <= k <= N, got {tuple(scores.shape)}, {tuple(relevant.shape)}, k={k}"
-        )
+        raise ValueError(f"need one shape and 1 <= k <= N, got {tuple(scores.shape)}, {tuple(relevant.shape)}, k={k}")
     if not relevant.any(dim=1).all():
         raise ValueError(f"query {int((~relevant.any(dim=1)).nonzero()[0])} has no relevant item")
     found = []
