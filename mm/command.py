@@ -148,8 +148,12 @@ def configure_logging() -> None:
     """Send the log lines of this toolkit to stderr, as plain sentences."""
     logger = logging.getLogger("mm")
     if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+        logger.addHandler(_Stderr())
         logger.setLevel(logging.INFO)
-        logger.propagate = False
+
+
+class _Stderr(logging.Handler):
+    """Writes to whatever `sys.stderr` is at that moment: a caller may replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)

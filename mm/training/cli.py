@@ -125,10 +125,11 @@ def _default_out(names: Sequence[str]) -> str:
 
 
 def _quieten() -> None:
-    """Lightning's advertising and hardware lines stay away; its warnings stay, but for two that lead nowhere here."""
+    """Lightning's advertising and hardware lines stay away; its warnings stay, but for those that lead nowhere here."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # evaluation needs none of them
     warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined.*")
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)

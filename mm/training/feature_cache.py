@@ -83,8 +83,8 @@ class FeatureCache(Mapping[str, dict[str, Tensor]]):
 class FeatureWriter(BasePredictionWriter):
     """Collects what `predict_step` returns into shards; each process writes its own.
 
-    A shard is written beside its name and renamed, then the index: whatever is in the index is whole. Use as many
-    items per shard as a multiple of the batch size, so that a restart forms the same batches: another grouping may change
+    A shard is written beside its name and renamed, then the index: whatever is in the index is whole. Make
+    `shard_items` a multiple of the batch size, so that a restart forms the same batches: another grouping may change
     the last bits of a feature. A key that comes again is dropped and counted.
 
     Args:
@@ -146,8 +146,8 @@ class FeatureWriter(BasePredictionWriter):
         if taken < size and not self._warned:
             self._warned = True
             logger.warning(
-                "a batch of %d ends in the middle of a shard of %d: make shard_items a multiple of the batch size, or a "
-                "restart forms other batches and may change the last bits of features",
+                "a batch of %d ends in the middle of a shard of %d: make shard_items a multiple of the batch size, or "
+                "a restart forms other batches and may change the last bits of features",
                 size,
                 self.shard_items,
             )

@@ -171,6 +171,14 @@ class TrainingModule(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """A resumed run takes its rate from its own schedule, also when it is longer than the first one was."""
+        for entry in self.trainer.lr_scheduler_configs:
+            schedule: Any = entry.scheduler
+            rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            for group, base, factor in rates:
+                group["lr"] = base * factor(schedule.last_epoch)
+
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:

@@ -1,6 +1,8 @@
 """A training module and a data module of a few numbers, for tests of the machinery around them."""
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ class ToyConfig:
 
     width: int = 8
     """Hidden channels."""
+    dropout: float = 0.2
+    """Share of hidden channels that is dropped in training."""
 
 
 class ToyModel(Pretrained, nn.Module):
@@ -30,7 +34,7 @@ class ToyModel(Pretrained, nn.Module):
         super().__init__()
         self.config = config
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
-        self.net = nn.Sequential(nn.Linear(4, config.width), nn.LayerNorm(config.width), nn.Dropout(0.2))
+        self.net = nn.Sequential(nn.Linear(4, config.width), nn.LayerNorm(config.width), nn.Dropout(config.dropout))
         self.head = nn.Linear(config.width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,13 +45,23 @@ OPTIMIZER = OptimizerConfig(lr=0.05, warmup=0.1)
 
 
 class ToyModule(TrainingModule):
-    def __init__(self, width: int = 8, pause_s: float = 0.0, optimizer: OptimizerConfig = OPTIMIZER) -> None:
-        super().__init__(ToyModel(ToyConfig(width=width)), optimizer)
-        self.pause_s = pause_s
+    def __init__(
+        self,
+        width: int = 8,
+        dropout: float = 0.2,
+        ragged: bool = False,
+        pause_s: float = 0.0,
+        optimizer: OptimizerConfig = OPTIMIZER,
+    ) -> None:
+        super().__init__(ToyModel(ToyConfig(width=width, dropout=dropout)), optimizer)
+        self.ragged, self.pause_s = ragged, pause_s
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict]:
         time.sleep(self.pause_s)
         error = (self.model(batch["x"]) - batch["y"]).square()
+        if self.ragged:  # like answers of different length: samples with a negative first number have no term
+            kept = (batch["x"][:, :1] > 0).float()
+            return (error * kept).sum() / kept.sum().clamp(min=1), {"weight": kept.sum()}
         return error.mean(), {"visual_tokens_per_sample": 3.0}
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
@@ -106,3 +120,13 @@ def write_config(path: Path, **sections: object) -> Path:
     }
     path.write_text(json.dumps(base | sections))  # JSON is YAML
     return path
+
+
+def job(words: list[str], log: Path) -> None:
+    """The `mm` program in a process of its own; what it prints goes to a file."""
+    from mm.cli import main
+
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.exit(main(words))
