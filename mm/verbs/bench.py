@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from typing import Any
 
 from mm.catalog import BENCH_FLOPS, BENCH_KERNELS, BENCH_LATENCY
@@ -49,8 +50,8 @@ def _parser(kind: str) -> CommandParser:
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
+    if not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
 
 
