@@ -12,15 +12,8 @@ from mm.vision.tower import Blocks, VisionTower, as_pair
 
 MODEL_TYPES = ("clip_vision_model", "siglip_vision_model")
 _ACTIVATIONS: dict[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
-_NOT_OPTIONS = (
-    "image_size",
-    "hidden_act",
-    "model_type",
-    "architectures",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-)
+_SET_ELSEWHERE = ("image_size", "hidden_act", "model_type")
+_NOT_OPTIONS = (*_SET_ELSEWHERE, "architectures", "transformers_version", "dtype", "torch_dtype")
 
 
 class TransformersTower(VisionTower):

@@ -92,7 +92,8 @@ def read_tower_config(vision: Any, layer: int, folder: Path) -> TowerConfig:
     config = config_of(vision, layer, preprocessing)
     if config.preprocessing.size != vision.image_size:
         raise ValueError(
-            f"{folder}: pictures are prepared at {config.preprocessing.size} pixels, the tower takes {vision.image_size}"
+            f"{folder}: preprocessing makes pictures of {config.preprocessing.size} pixels, the tower takes "
+            f"{vision.image_size}"
         )
     return config
 

@@ -17,16 +17,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mm.checkpoint import resolve, write_aside
-from mm.vision import load_image
-from mm.vlm.batch import PaddingSide, left_padded, pad_rows
-from mm.vlm.config import PromptConfig
-from mm.vlm.processor import IGNORED, group_images
-from mm.vlm.prompt import Conversation, as_turns, render
+from mm.vlm.batch import PaddingSide, left_padded
+from mm.vlm.native_batch import NEEDS_TOKEN_TYPES, native_batch
+from mm.vlm.prompt import Conversation
 
-PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 MODEL_TYPES = ("llava_next", "qwen2_vl", "qwen2_5_vl")
-NEEDS_TOKEN_TYPES = ("qwen2_vl", "qwen2_5_vl")
-QWEN_PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 class NativeVisionLanguageModel(nn.Module):
@@ -119,7 +114,7 @@ class NativeVisionLanguageModel(nn.Module):
         max_new_tokens: int = 64,
         **inputs: Any,
     ) -> Tensor:
-        """Continue a batch padded on either side; new ids only, (B, n). Greedy unless Hugging Face options say otherwise."""
+        """Continue a batch padded on either side, greedily by default; new ids only, (B, n)."""
         inputs.pop("labels", None)
         self._check(visual_counts, inputs)
         self._forget_positions(inputs)
@@ -167,35 +162,8 @@ class NativeVisionLanguageModel(nn.Module):
         raw: bool = False,
         padding_side: PaddingSide = "left",
     ) -> dict[str, Tensor]:
-        """Pictures and text -> a batch; arguments as for `VisionLanguageModel.prepare`.
-
-        Returns:
-            What the Hugging Face processor gives, `visual_counts` (B,), and with answers `labels` (B, L).
-
-        Raises:
-            ValueError: an empty prompt, or placeholders that do not fit the pictures; the sample is named.
-        """
-        single = isinstance(text, str) or (len(text) > 0 and isinstance(text[0], dict))
-        texts: Sequence[Any] = [text] if single else text
-        replies = [answers] if isinstance(answers, str) else list(answers or [None] * len(texts))
-        if len(replies) != len(texts):
-            raise ValueError(f"{len(texts)} texts but {len(replies)} answers")
-        groups = group_images([images] if single else images, len(texts))
-        pictures = [
-            [load_image(image, name=f"sample {i}, picture {j}") for j, image in enumerate(group)]
-            for i, group in enumerate(groups)
-        ]
-        prompts = [self._prompt(i, texts[i], len(group), raw) for i, group in enumerate(pictures)]
-        flat = [picture for group in pictures for picture in group]
-        output = self.processor(
-            images=flat or None,
-            text=prompts,
-            padding=True,
-            return_tensors="pt",
-            return_mm_token_type_ids=self.model_type in NEEDS_TOKEN_TYPES,
-        )
-        batch = self._with_answers(dict(output), replies, padding_side)
-        batch["visual_counts"] = torch.tensor([len(group) for group in pictures])
+        """Pictures and text -> a batch on the model's device; see `native_batch` and `VisionLanguageModel.prepare`."""
+        batch = native_batch(self.processor, self.model_type, images, text, answers, raw=raw, padding_side=padding_side)
         return {key: value.to(self.device) for key, value in batch.items()}
 
     def ask(self, images: Any, prompt: Conversation, *, max_new_tokens: int = 64, **options: Any) -> str:
@@ -211,73 +179,6 @@ class NativeVisionLanguageModel(nn.Module):
     def decode(self, ids: Tensor) -> list[str]:
         """Generated ids (B, n) -> texts, without special tokens."""
         return [text.strip() for text in self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-    def _prompt(self, index: int, conversation: Conversation, pictures: int, raw: bool) -> str:
-        """One finished prompt with one placeholder per picture."""
-        token = str(self.processor.image_token)
-        try:
-            system, turns = as_turns(conversation, None, "<image>")
-            if turns[-1][1] is not None:
-                raise ValueError("the conversation ends with an answer; give the last answer as answers=")
-            if not turns[-1][0].replace("<image>", "").strip():
-                raise ValueError("the prompt is empty; ask something about the picture")
-            if raw:
-                return self._checked(turns[0][0], token, pictures)
-            found = sum(question.count("<image>") for question, _ in turns)
-            if not found and pictures:
-                turns[0] = ("<image>" * pictures + turns[0][0], turns[0][1])
-            elif found != pictures:
-                raise ValueError(f"{found} <image> placeholders in the text, but {pictures} pictures were given")
-            return self._checked(self._render(system, turns), token, pictures)
-        except ValueError as error:
-            raise ValueError(f"sample {index}: {error}") from error
-
-    def _render(self, system: str, turns: list[Any]) -> str:
-        """The processor's own chat template, or the family's plain prompt."""
-        if getattr(self.processor, "chat_template", None) or getattr(self.processor.tokenizer, "chat_template", None):
-            prompt = PromptConfig(format="chat")
-            templater = self.processor if getattr(self.processor, "chat_template", None) else self.processor.tokenizer
-            text = "".join(segment.text for segment in render(system, turns, prompt, templater))
-            return text if self.processor.image_token in text else self._own_placeholders(text)
-        template = "USER: {prompt} ASSISTANT:" if self.model_type == "llava_next" else "{prompt}"
-        prompt = PromptConfig(template=template)
-        return self._own_placeholders(
-            "".join(segment.text for segment in render(system, turns, prompt, self.processor.tokenizer))
-        )
-
-    def _own_placeholders(self, text: str) -> str:
-        picture = self.processor.image_token if self.model_type == "llava_next" else QWEN_PICTURE
-        return text.replace("<image>", picture)
-
-    @staticmethod
-    def _checked(text: str, token: str, pictures: int) -> str:
-        if text.count(token) != pictures:
-            raise ValueError(
-                f"{text.count(token)} {token} placeholders in the prompt, but {pictures} pictures were given"
-            )
-        return text
-
-    def _with_answers(self, batch: dict[str, Any], replies: Sequence[str | None], side: PaddingSide) -> dict[str, Any]:
-        """Append answers (and the end token) to the prompts, and pad again."""
-        tokenizer = self.processor.tokenizer
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        answers = [
-            [] if reply is None else [*tokenizer(reply, add_special_tokens=False).input_ids, *end] for reply in replies
-        ]
-        keep = batch["attention_mask"].bool()
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or [0])[0]
-        fills = {"input_ids": pad, "attention_mask": 0, "mm_token_type_ids": 0}
-        added = {"attention_mask": 1, "mm_token_type_ids": 0}
-        prompts = [row[real].tolist() for row, real in zip(batch["input_ids"], keep, strict=True)]
-        for name in PER_TOKEN:
-            if name in batch:
-                rows = [row[real].tolist() for row, real in zip(batch[name], keep, strict=True)]
-                extra = [answer if name == "input_ids" else [added[name]] * len(answer) for answer in answers]
-                batch[name] = pad_rows([a + b for a, b in zip(rows, extra, strict=True)], fills[name], side)
-        if any(answers):
-            labels = [[IGNORED] * len(p) + answer for p, answer in zip(prompts, answers, strict=True)]
-            batch["labels"] = pad_rows(labels, IGNORED, side)
-        return batch
 
     # --- training and files --------------------------------------------------------------------------------------
 
@@ -314,7 +215,7 @@ def load(folder: Path, *, dtype: torch.dtype | None, device: str | torch.device)
     Raises:
         ValueError: tensors are missing, left over or of another shape (named).
     """
-    model, info = AutoModelForImageTextToText.from_pretrained(
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
         folder,
         dtype=dtype or torch.float32,
         local_files_only=True,
@@ -322,6 +223,7 @@ def load(folder: Path, *, dtype: torch.dtype | None, device: str | torch.device)
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that all of them can be listed below
     )
+    model, info = loaded
     problems = [f"  {kind}: {', '.join(map(str, sorted(keys)[:12]))}" for kind, keys in info.items() if keys]
     if problems:
         raise ValueError(f"{folder}: the weights do not fit {type(model).__name__}\n" + "\n".join(problems))

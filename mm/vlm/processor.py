@@ -20,7 +20,7 @@ from torch import Tensor
 from mm.vision import ImageProcessor, load_image, tile_image
 from mm.vlm.batch import PaddingSide, pad_rows
 from mm.vlm.config import PromptConfig
-from mm.vlm.prompt import Conversation, Segment, as_turns, render
+from mm.vlm.prompt import Conversation, Segment, as_turns, place_pictures, render
 
 IGNORED = -100
 """Label of a token that is read but not learned."""
@@ -89,14 +89,8 @@ class VLMProcessor:
             ValueError: an empty prompt, a bad picture, counts that do not fit; the message names the sample.
             FileNotFoundError: a picture file that is not there.
         """
-        single = isinstance(text, str) or (len(text) > 0 and isinstance(text[0], dict))
-        texts: Sequence[Any] = [text] if single else text
-        replies = [answers] if isinstance(answers, str) else list(answers or [None] * len(texts))
+        single, texts, replies = as_samples(text, answers)
         groups = group_images([images] if single else images, len(texts))
-        if not texts:
-            raise ValueError("text is an empty list; a batch needs at least one sample")
-        if len(replies) != len(texts):
-            raise ValueError(f"{len(texts)} texts but {len(replies)} answers")
         pictures: list[Image.Image] = []
         rows, counts = [], []
         for index, (group, conversation, reply) in enumerate(zip(groups, texts, replies, strict=True)):
@@ -134,7 +128,7 @@ class VLMProcessor:
             ValueError: empty prompt, wrong number of placeholders, or too long.
         """
         system, turns = as_turns(conversation, answer, self.prompt.image_token)
-        turns = self._place_pictures(turns, len(tiles))
+        turns = place_pictures(turns, len(tiles), self.prompt.image_token)
         # A caption or plain text has no question to put into a template; a finished prompt needs none.
         bare = raw or not turns[0][0].replace(self.prompt.image_token, "").strip()
         prompt = replace(self.prompt, format="template", template="{prompt}", system="") if bare else self.prompt
@@ -176,21 +170,6 @@ class VLMProcessor:
         """Write the tokenizer files, chat template included."""
         self.tokenizer.save_pretrained(folder)
 
-    def _place_pictures(self, turns: list[Any], pictures: int) -> list[Any]:
-        """Check the placeholders of a conversation, or put them in front if there are none."""
-        token = self.prompt.image_token
-        if any(answer and token in answer for _, answer in turns):
-            raise ValueError(f"an answer contains the image placeholder {token}; only questions may")
-        found = sum(question.count(token) for question, _ in turns)
-        first, answer = turns[0]
-        if not found and pictures:
-            turns = [(token * pictures + ("\n" if first.strip() else "") + first, answer), *turns[1:]]
-        elif found != pictures:
-            raise ValueError(f"{found} {token} placeholders in the text, but {pictures} pictures were given")
-        if any(not question.replace(token, "").strip() and answer is None for question, answer in turns):
-            raise ValueError("the prompt is empty; ask something about the picture")
-        return turns
-
     def _tiles(self, image: Any, name: str) -> list[Image.Image]:
         """One picture -> the tower inputs it becomes: itself, and its tiles if it is large."""
         picture = load_image(image, name=None if isinstance(image, str) or hasattr(image, "__fspath__") else name)
@@ -205,6 +184,24 @@ def with_image_token(tokenizer: Any, image_token: str) -> Any:
     if image_token not in tokenizer.get_vocab():
         tokenizer.add_tokens([image_token], special_tokens=True)
     return tokenizer
+
+
+def as_samples(
+    text: Conversation | Sequence[Conversation], answers: str | Sequence[str | None] | None
+) -> tuple[bool, Sequence[Any], list[str | None]]:
+    """Whether one sample was given, and in any case lists of conversations and answers.
+
+    Raises:
+        ValueError: no text, or another number of answers than texts.
+    """
+    if not text and not isinstance(text, str):
+        raise ValueError("text is an empty list; a batch needs at least one sample")
+    single = isinstance(text, str) or isinstance(text[0], dict)
+    texts: Sequence[Any] = [text] if single else text
+    replies: list[str | None] = [answers] if isinstance(answers, str) else list(answers or [None] * len(texts))
+    if len(replies) != len(texts):
+        raise ValueError(f"{len(texts)} texts but {len(replies)} answers")
+    return single, texts, replies
 
 
 def group_images(images: Any, samples: int) -> list[list[Any]]:

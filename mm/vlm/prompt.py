@@ -74,6 +74,25 @@ def _flatten(content: str | Sequence[Mapping[str, Any]], image_token: str) -> st
     return "".join(pieces)
 
 
+def place_pictures(turns: Sequence[Turn], pictures: int, image_token: str) -> list[Turn]:
+    """Check the placeholders of a conversation, or put them in front of the first question if there are none.
+
+    Raises:
+        ValueError: another number of placeholders than pictures, one inside an answer, or a question without words.
+    """
+    if any(answer and image_token in answer for _, answer in turns):
+        raise ValueError(f"an answer contains the image placeholder {image_token}; only questions may")
+    found = sum(question.count(image_token) for question, _ in turns)
+    first, answer = turns[0]
+    if not found and pictures:
+        turns = [(image_token * pictures + ("\n" if first.strip() else "") + first, answer), *turns[1:]]
+    elif found != pictures:
+        raise ValueError(f"{found} {image_token} placeholders in the text, but {pictures} pictures were given")
+    if any(not question.replace(image_token, "").strip() and answer is None for question, answer in turns):
+        raise ValueError("the prompt is empty; ask something about the picture")
+    return list(turns)
+
+
 def render(system: str, turns: Sequence[Turn], config: PromptConfig, tokenizer: Any) -> list[Segment]:
     """A conversation as segments, in order.
 
