@@ -57,7 +57,7 @@ DISTANCES: dict[str, Distance] = {
     "star": _star,
     "cross": _cross,
     "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.68) - 0.26,
-    "hexagon": _polygon(6, 0.0),
+    "moon": lambda u, v: np.maximum(np.hypot(u, v) - 0.95, 0.72 - np.hypot(u - 0.5, v)),
 }
 """Shape word -> signed distance from its edge, in radii; (u, v) points right and down from the centre, in radii."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mm.data.sample import VisualSample
 from mm.data.scenes import Pairs, Scene, Thing, render
-from mm.data.split import balanced, generator
+from mm.data.split import Seed, balanced, generator
 from mm.data.words import COLOURS, DIRECTIONS, GROUND_PATTERNS, GROUNDS, SHAPES
 
 QUESTIONS = {
@@ -106,7 +106,7 @@ class Clip:
         return self.scenes[0].things[0]
 
 
-def sample_clip(seed: int, config: ClipConfig | None = None, *, direction: str | None = None) -> Clip:
+def sample_clip(seed: Seed, config: ClipConfig | None = None, *, direction: str | None = None) -> Clip:
     """The clip of one seed.
 
     Args:

@@ -19,7 +19,8 @@ class VisualSample:
 
     Args:
         images: Pictures, tiles or frames in reading or time order, each (H, W, 3) uint8 RGB.
-        question: What is asked, without any chat mark-up or image placeholder.
+        question: What is asked, without chat mark-up. Pictures come in front of it; where their position in the text
+            matters, the conversation holds one `<image>` per picture instead.
         answer: What should be answered.
         text: Words to be modelled as they are: the caption of the pictures, or a text-only document.
         meta: Plain values about the origin (seed, file, labels, ...); `meta["history"]` holds earlier

@@ -16,13 +16,15 @@ import numpy as np
 
 from mm.data.drawing import around, coverage, paint_ground, paint_shape
 from mm.data.marks import paint_mark
-from mm.data.split import generator
+from mm.data.split import Seed, generator
 from mm.data.words import COLOURS, DIGITS, GROUND_PATTERNS, GROUNDS, PLACES, SHAPES, SIZES, TEXTURES
 
 Pairs = Literal["all", "seen", "held_out"]
 RADII = {"small": 0.085, "large": 0.145}
 """Size word -> radius as a fraction of the picture's side; a cell is a third wide."""
-MARKED_SHAPES = ("circle", "square", "diamond", "hexagon")
+GAP = 0.012
+"""Free border of a cell: neighbours keep twice this distance, as a fraction of the picture's side."""
+MARKED_SHAPES = ("circle", "square", "diamond")
 """Shapes with room for a mark around their centre."""
 HELD_OUT_PAIRS = frozenset((shape, tuple(COLOURS)[(3 * index + 1) % 8]) for index, shape in enumerate(SHAPES))
 """Eight of the 64 shape and colour pairs, each shape and each colour once, for tests of new combinations."""
@@ -68,7 +70,7 @@ class Scene:
     pattern: str = "plain"
     """Pattern word of the background."""
     grain_seed: int = 0
-    """Seed of a grainy background."""
+    """Seed of a grainy background and of the grain under marks."""
     full_size: int = 112
     """Side in pixels at which marks are one pixel fine."""
 
@@ -98,7 +100,7 @@ class SceneConfig:
     marks: bool = False
     """Put a tiny digit on every thing; things are then large, plain and of a shape with room for it."""
     full_size: int = 112
-    """Side in pixels at which marks are one pixel fine, 56 or more."""
+    """Side in pixels at which marks are one pixel fine, 96 or more."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_things <= self.max_things <= 9:
@@ -107,8 +109,8 @@ class SceneConfig:
             )
         if self.pairs not in ("all", "seen", "held_out"):
             raise ValueError(f"pairs must be 'all', 'seen' or 'held_out', got {self.pairs!r}")
-        if self.full_size < 56:
-            raise ValueError(f"full_size must be at least 56 pixels for a mark to fit, got {self.full_size}")
+        if self.full_size < 96:
+            raise ValueError(f"full_size must be at least 96 pixels for a mark to fit, got {self.full_size}")
         for name, allowed in _ALLOWED.items():
             unknown = sorted(set(getattr(self, name)) - set(allowed))
             if unknown or not getattr(self, name):
@@ -143,7 +145,7 @@ def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[rng.integers(len(words))]
 
 
-def sample_scene(seed: int, config: SceneConfig | None = None) -> Scene:
+def sample_scene(seed: Seed, config: SceneConfig | None = None) -> Scene:
     """The scene of one seed: different shape and colour pairs in different cells.
 
     Example:
@@ -173,7 +175,7 @@ def _thing(rng: np.random.Generator, config: SceneConfig, pair: tuple[str, str],
     texture = "plain" if config.marks else _pick(rng, config.textures)
     radius = RADII[size] * rng.uniform(0.92, 1.0)
     row, column = divmod(cell, 3)
-    x, y = (np.array([column, row]) + 0.5) / 3 + rng.uniform(-1, 1, 2) * (1 / 6 - radius)
+    x, y = (np.array([column, row]) + 0.5) / 3 + rng.uniform(-1, 1, 2) * (1 / 6 - radius - GAP)
     mark = int(rng.integers(10)) if config.marks else None
     return Thing(
         shape=pair[0],
@@ -203,11 +205,12 @@ def render(scene: Scene, size: int) -> np.ndarray:
     if size < 8:
         raise ValueError(f"a scene needs at least 8 pixels per side, got {size}")
     canvas = paint_ground(size, GROUNDS[scene.ground], scene.pattern, scene.grain_seed)
-    for thing in scene.things:
-        place = {"x": thing.x, "y": thing.y}
-        paint_shape(canvas, thing.shape, COLOURS[thing.colour], **place, radius=thing.radius, texture=thing.texture)
+    for index, thing in enumerate(scene.things):
+        colour, centre = COLOURS[thing.colour], {"x": thing.x, "y": thing.y}
+        paint_shape(canvas, thing.shape, colour, **centre, radius=thing.radius, texture=thing.texture)
         if thing.mark is not None:
-            paint_mark(canvas, thing.mark, COLOURS[thing.colour], **place, full_size=scene.full_size)
+            rng = np.random.default_rng([scene.grain_seed, index])
+            paint_mark(canvas, thing.mark, colour, **centre, full_size=scene.full_size, rng=rng)
     return np.rint(np.clip(canvas, 0.0, 255.0)).astype(np.uint8)
 
 

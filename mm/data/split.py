@@ -63,17 +63,28 @@ def split_of(seed: int) -> SplitName:
     return names[number]
 
 
-def generator(seed: int, stream: str) -> np.random.Generator:
-    """The random numbers of one seed for one purpose; different streams of a seed are independent."""
+Seed = int | np.random.Generator
+"""An integer, or the generator of a larger thing (a document, say) that this one is a part of."""
+
+
+def generator(seed: Seed, stream: str) -> np.random.Generator:
+    """The random numbers of one seed for one purpose; different streams of a seed are independent.
+
+    A generator is handed back as it is, so that a part can go on drawing from its whole.
+    """
+    if isinstance(seed, np.random.Generator):
+        return seed
     split_of(seed)
     return np.random.default_rng([zlib.crc32(stream.encode()), int(seed)])
 
 
-def balanced(seed: int, choices: int, stream: str) -> int:
+def balanced(seed: Seed, choices: int, stream: str) -> int:
     """A choice in 0..choices-1 that occurs equally often in every aligned run of `choices` seeds.
 
     Seeds k*choices .. (k+1)*choices-1 get a random permutation, so a data set of left/right questions has exactly as
-    many of each, which a coin per seed would not guarantee.
+    many of each, which a coin per seed would not guarantee. A generator gives such a coin.
     """
+    if isinstance(seed, np.random.Generator):
+        return int(seed.integers(choices))
     block, place = divmod(int(seed), choices)
     return int(generator(block, f"balanced {choices} {stream}").permutation(choices)[place])

@@ -16,12 +16,14 @@ from typing import Literal
 import numpy as np
 
 from mm.data.lookups import LOOKUPS
+from mm.data.scene_text import SCENE_DOCUMENTS
+from mm.data.shorthand import SHORTHAND
 from mm.data.split import generator
 from mm.data.tokenizer import tiny_tokenizer, word_ids
 
 __all__ = ["TextConfig", "corpus", "text_batch", "tiny_tokenizer"]
 
-DOCUMENTS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {**LOOKUPS}
+DOCUMENTS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {**LOOKUPS, **SCENE_DOCUMENTS, **SHORTHAND}
 """Kind of document -> writer `f(rng, budget) -> ids (n,)`."""
 MIN_LENGTH = 64
 
@@ -30,9 +32,9 @@ MIN_LENGTH = 64
 class TextConfig:
     """Which documents the corpus consists of."""
 
-    kinds: tuple[str, ...] = ("facts", "grid", "table", "moves")
+    kinds: tuple[str, ...] = ("facts", "grid", "table", "moves", "described", "moving", "captions")
     """Kinds of documents."""
-    weights: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)
+    weights: tuple[float, ...] = (0.3, 0.25, 0.1, 0.05, 0.2, 0.05, 0.05)
     """How often each kind occurs, relative to the others."""
     loss_on: Literal["all", "answers"] = "all"
     """Predict every token, or only answers and the `<eos>` after them; random facts can't be predicted anyway."""

@@ -28,7 +28,7 @@ COLOURS = {
 GROUNDS = {"white": (236, 236, 234), "grey": (150, 152, 156), "black": (30, 32, 38), "sand": (222, 204, 172)}
 """Colour word -> RGB of a background; disjoint from the colours of things."""
 
-SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "hexagon")
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "moon")
 TEXTURES = ("plain", "striped", "dotted", "checked")
 GROUND_PATTERNS = ("plain", "striped", "checked", "grainy")
 SIZES = ("small", "large")
@@ -62,8 +62,16 @@ FUNCTION_WORDS = (
     "covered made filled behind front under over across towards direction way toward still slowly quickly turns",
     "answers read reads while here now just very more less than as by for every other another part parts mark fine",
     "resize zoom closer enough clear main minor action mood calm busy stop start end tile tiles quarter position",
-    "sentence caption long short text false true",
+    "sentence caption long short text false true place places about pictures frames column rows cells digits letter",
+    "need full resolution detail answerable unknown between inside outside larger smaller nearest only slow fast",
+    "name",
 )
+CELLS = tuple(f"{column}{row}" for row in range(1, 9) for column in "abcdefgh")
+"""Names of the cells of a board row by row, as on a chess board: the letter is the column, the digit the row."""
+BOARD_WORDS = tuple(f"{cell}{digit}" for cell in CELLS for digit in DIGITS)
+"""Shorthand for "this digit stands in this cell", cell by cell: `e3seven`."""
+SCENE_WORDS = tuple(f"{place}{colour}{shape}" for place in range(1, 10) for colour in COLOURS for shape in SHAPES)
+"""Shorthand for "this thing is in this place", place by place in the order of `PLACES`: `2redcircle`."""
 LATER_WORDS: tuple[str, ...] = ()
 """Words that were added after the first shipped weights, oldest first."""
 
@@ -90,6 +98,9 @@ VOCABULARY = _unique(
     DIRECTIONS,
     PLACES,
     FUNCTION_WORDS,
+    CELLS,
+    BOARD_WORDS,
+    SCENE_WORDS,
     LATER_WORDS,
 )
 """All tokens; the position is the token id."""

@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from mm.data.lookups import LOOKUPS, encode, split_words
-from mm.data.text import TextConfig, answer_mask, corpus, document, text_batch, tiny_tokenizer
+from mm.data.lookups import encode, split_words
+from mm.data.text import DOCUMENTS, TextConfig, answer_mask, corpus, document, text_batch, tiny_tokenizer
 from mm.data.tokenizer import IMAGE_TOKEN_ID
 from mm.data.words import TAGS, VOCABULARY
 
@@ -19,7 +19,7 @@ def only(kind, **options):
 
 
 def test_vocabulary_is_small_and_without_repeats(tokenizer):
-    assert len(VOCABULARY) == len(set(VOCABULARY)) == len(tokenizer) < 512
+    assert len(VOCABULARY) == len(set(VOCABULARY)) == len(tokenizer) < 2048
     assert all(tokenizer.convert_tokens_to_ids(word) == index for index, word in enumerate(VOCABULARY))
 
 
@@ -65,7 +65,7 @@ def test_chat_template_writes_the_form_of_the_corpus(tokenizer):
     assert text == "<bos><image> question: row 1 col 2? answer: four<eos> question: row 3 col 4? answer:"
 
 
-@pytest.mark.parametrize("kind", sorted(LOOKUPS))
+@pytest.mark.parametrize("kind", sorted(DOCUMENTS))
 @pytest.mark.parametrize("length", [64, 130, 512])
 def test_documents_fit_end_with_eos_and_are_known_words(kind, length, tokenizer):
     for seed in range(60):
@@ -74,7 +74,7 @@ def test_documents_fit_end_with_eos_and_are_known_words(kind, length, tokenizer)
         assert tokenizer.unk_token_id not in ids
 
 
-@pytest.mark.parametrize("kind", sorted(LOOKUPS))
+@pytest.mark.parametrize("kind", sorted(DOCUMENTS))
 def test_text_of_a_document_gives_its_ids_again(kind, tokenizer):
     for seed, text in enumerate(corpus(0, 30, config=only(kind))):
         ids = document(seed, 512, only(kind)).tolist()
