@@ -1,0 +1,1 @@
+"""Benchmark cases, one module per kernel: real shapes, the peers and the promises."""
