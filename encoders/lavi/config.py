@@ -86,7 +86,9 @@ class LaviConfig:
             bool(self.sites) and len(set(self.sites)) == len(self.sites) and set(self.sites) <= set(SITES),
             f"sites must name 'attn', 'ffn' or both, each once, got {self.sites}",
         )
-        _require(self.width % self.num_heads == 0, f"num_heads must divide width, got {self.num_heads} and {self.width}")
+        _require(
+            self.width % self.num_heads == 0, f"num_heads must divide width, got {self.num_heads} and {self.width}"
+        )
         _require(
             self.num_heads % self.num_kv_heads == 0,
             f"num_kv_heads must divide num_heads, got {self.num_kv_heads} and {self.num_heads}",
@@ -131,7 +133,7 @@ def modulated_layers(layers: str | tuple[int, ...], depth: int) -> tuple[int, ..
     _require(bool(chosen), "layers is empty: name at least one block")
     _require(len(set(chosen)) == len(chosen), f"layers={layers} names a block twice")
     _require(
-        0 <= chosen[0] and chosen[-1] < depth,
+        chosen[0] >= 0 and chosen[-1] < depth,
         f"layers={layers} leaves the language model, whose blocks are 0..{depth - 1}",
     )
     return chosen

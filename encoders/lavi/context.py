@@ -72,6 +72,11 @@ class VisualContext:
         return sum(t.numel() * t.element_size() for entry in self.memory.values() for t in entry)
 
     @property
+    def device(self) -> torch.device:
+        """Where the context lives."""
+        return self._first.device
+
+    @property
     def _first(self) -> Tensor:
         return next(iter(self.memory.values()))[0]
 
@@ -83,7 +88,7 @@ class VisualContext:
 
     def index(self, rows: Tensor | Sequence[int]) -> Self:
         """The given rows in the given order; repeats are allowed."""
-        chosen = torch.as_tensor(rows, device=self._first.device)
+        chosen = torch.as_tensor(rows, device=self.device)
         return self._map(lambda tensor: tensor.index_select(0, chosen.to(tensor.device)))
 
     def reorder(self, beam_idx: Tensor) -> Self:
@@ -152,7 +157,9 @@ class VisualContext:
         if self.batch_size != later.batch_size:
             raise ValueError(f"cannot append {later.batch_size} rows of frames to {self.batch_size} rows")
         if self.image_starts is not None or later.image_starts is not None:
-            raise ValueError("append first and call placed(...) on the result, so that it knows where every image stands")
+            raise ValueError(
+                "append first and call placed(...) on the result, so that it knows where every image stands"
+            )
         return _join([self, later], dim=1)
 
     def _padded(self, slots: int) -> VisualContext:
@@ -167,7 +174,7 @@ class VisualContext:
         return replace(self, memory=memory, mask=pad(mask), **ids)
 
     def _ones(self, *shape: int) -> Tensor:
-        return torch.ones(self.batch_size, *shape, dtype=torch.bool, device=self._first.device)
+        return torch.ones(self.batch_size, *shape, dtype=torch.bool, device=self.device)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         memory = {layer: tuple(map(change, entry)) for layer, entry in self.memory.items()}
@@ -227,9 +234,7 @@ class VisualContext:
             else:
                 rest[name] = tensor
         ordered = {layer: tuple(parts[i] for i in sorted(parts)) for layer, parts in sorted(memory.items())}
-        return cls(
-            memory=ordered, signature=header["signature"], slot_wise=json.loads(header["slot_wise"]), **rest
-        )
+        return cls(memory=ordered, signature=header["signature"], slot_wise=json.loads(header["slot_wise"]), **rest)
 
 
 def _check_same_kind(contexts: Sequence[VisualContext]) -> None:

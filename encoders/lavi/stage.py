@@ -13,7 +13,7 @@ Dims: B rows of the context, K text rows per context row (beams), N text tokens,
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +95,7 @@ def token_view(context: VisualContext, order: Tensor, *, modulate_first: bool) -
     Returns:
         A view with token axes of K*N: the K text rows of one context row stand behind each other.
     """
-    order = order.reshape(context.batch_size, -1).to(context._first.device)  # (B, K*N)
+    order = order.reshape(context.batch_size, -1).to(context.device)  # (B, K*N)
     gate = order >= (0 if modulate_first else 1)
     if context.present is not None:
         gate = gate & context.present.unsqueeze(1)
@@ -114,37 +114,46 @@ def _never_empty(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask | ~mask.any(dim=-1, keepdim=True)
 
 
-def token_order(
-    num_rows: int, num_tokens: int, attention_mask: Any, position_ids: Tensor | None, past: int, device: torch.device
-) -> Tensor:
-    """Number of real tokens in front of each token of this pass, (rows, N); from the 2-D mask, positions or the cache length."""
-    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and attention_mask.shape[1] >= past + num_tokens:
-        real = attention_mask.to(torch.long)
-        return (real.cumsum(1) - 1)[:, past : past + num_tokens]
+def token_order(tokens: Tensor, attention_mask: Any, position_ids: Tensor | None, past_key_values: Any) -> Tensor:
+    """Number of real text tokens in front of each token of this pass.
+
+    Args:
+        tokens: Ids (R, N) or embeddings (R, N, D) of this pass.
+        attention_mask: Preferred source: (R, cached + N), True or 1 = real.
+        position_ids: Used when the mask is absent or no longer two-dimensional, (R, N).
+        past_key_values: Last resort: the cache, whose length counts.
+
+    Returns:
+        (R, N) integer; -1 on left padding.
+    """
+    rows, length = tokens.shape[:2]
+    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+        return (attention_mask.to(torch.long).cumsum(1) - 1)[:, -length:]
     if position_ids is not None and position_ids.ndim == 2:
-        return position_ids.expand(num_rows, -1)
-    return torch.arange(past, past + num_tokens, device=device).expand(num_rows, -1)
+        return position_ids.expand(rows, -1)
+    past = 0 if past_key_values is None else past_key_values.get_seq_length()
+    return (torch.arange(length, device=tokens.device) + past).expand(rows, -1)
 
 
 # --- gradient checkpointing ------------------------------------------------------------------------------------------
 
 
-def remember_frames(model: nn.Module, stage: Stage) -> None:
-    """Make every gradient-checkpointed block of `model` see, when it is run again, the frame of its first run.
+def remember_frames(modules: Iterable[nn.Module], stage: Stage) -> None:
+    """Make gradient-checkpointed blocks see, when they are run again, the frame of their first run.
 
     Cheap and idempotent, so it is called before every training pass: checkpointing may be switched on at any time.
 
     Raises:
         ValueError: reentrant checkpointing, which loses the gradients of everything that is not a block input.
     """
-    for module in model.modules():
+    for module in modules:
         run = getattr(module, "_gradient_checkpointing_func", None)
-        if run is None or not getattr(module, "gradient_checkpointing", False) or isinstance(run, _Remembering):
+        if run is None or isinstance(run, _Remembering) or not getattr(module, "gradient_checkpointing", False):
             continue
         if isinstance(run, partial) and run.keywords.get("use_reentrant"):
             raise ValueError(
                 "reentrant gradient checkpointing drops the gradients of the visual path; switch it on with "
-                "model.gradient_checkpointing_enable({'use_reentrant': False})"
+                "gradient_checkpointing_enable({'use_reentrant': False})"
             )
         module._gradient_checkpointing_func = _Remembering(run, stage)  # type: ignore[assignment]
 
@@ -169,9 +178,9 @@ class _Remembering:
         return self.run(with_frame, *args)
 
 
-def forget_frames(model: nn.Module) -> None:
+def forget_frames(modules: Iterable[nn.Module]) -> None:
     """Undo `remember_frames`."""
-    for module in model.modules():
+    for module in modules:
         run = getattr(module, "_gradient_checkpointing_func", None)
         if isinstance(run, _Remembering):
             module._gradient_checkpointing_func = run.run  # type: ignore[assignment]

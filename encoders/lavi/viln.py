@@ -102,7 +102,9 @@ def epsilon(norm: nn.Module) -> float:
         value = getattr(norm, name, None)
         if value is not None:
             return float(value)
-    raise ValueError(f"{type(norm).__name__} has no attribute variance_epsilon, eps or epsilon; LaVi cannot modulate it")
+    raise ValueError(
+        f"{type(norm).__name__} has no attribute variance_epsilon, eps or epsilon; LaVi cannot modulate it"
+    )
 
 
 def effective_weight(norm: nn.Module, kind: NormKind) -> Tensor | float:

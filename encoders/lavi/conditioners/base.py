@@ -44,7 +44,9 @@ class SiteConditioner(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, tokens: Tensor, memory: Memory, mask: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+    def forward(
+        self, tokens: Tensor, memory: Memory, mask: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """(dgamma, dbeta), each (B, N or 1, D) or None when that parameter is not modulated."""
         found = self.read(tokens.to(self.out_proj.weight.dtype), memory, mask)
         if self.config.activation == "silu":

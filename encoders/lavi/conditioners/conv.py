@@ -63,7 +63,9 @@ class ConvConditioner(BlockConditioner):
 
     def __init__(self, config: LaviConfig, width: int, sites: tuple[Site, ...]) -> None:
         super().__init__(config, width, sites)
-        self.mixer = nn.Sequential(*(ConvMixerBlock(config.width, config.kernel_size) for _ in range(config.conv_depth)))
+        self.mixer = nn.Sequential(
+            *(ConvMixerBlock(config.width, config.kernel_size) for _ in range(config.conv_depth))
+        )
 
     def prepare(self, tokens: Tensor, mask: Tensor | None, grid: Grid | None) -> Memory:
         """The pooled cells of every tile, (B, T*p*p, C); padded tokens count as zero.
@@ -97,5 +99,7 @@ class ConvConditioner(BlockConditioner):
 
 def _required(grid: Grid | None) -> Grid:
     if grid is None:
-        raise ValueError("the conv conditioner needs to know the patch plane: pass grid=(rows, columns) to encode_vision")
+        raise ValueError(
+            "the conv conditioner needs to know the patch plane: pass grid=(rows, columns) to encode_vision"
+        )
     return grid
