@@ -1,7 +1,8 @@
 """Put LaVi on a Hugging Face causal LM, and take it off again.
 
-Attaching swaps the class of the chosen norms in place (`mm.backbone.graft`): paths, state-dict keys, `isinstance`, saving,
-peft (before or after) and sharding of the language model stay as they are, and at the start every output is bit for bit what it was.
+Attaching swaps the class of the chosen norms in place (`mm.backbone.graft`): paths, state-dict keys, `isinstance`,
+saving, peft (before or after) and sharding of the language model stay as they are, and at the start every output is bit
+for bit what it was.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ def attach(
     """Let the norms of a causal LM see pictures.
 
     Args:
-        model: A Hugging Face causal LM (or a peft wrapper of one). It is changed in place and reversibly; its parameters are
-            neither copied nor frozen (see `mm.encoders.lavi.groups`).
+        model: A Hugging Face causal LM (or a peft wrapper of one), changed in place and reversibly; its parameters
+            are neither copied nor frozen (see `mm.encoders.lavi.groups`).
         config: What is modulated, by what.
         seed: Draws the new weights; the global random state is left as it was.
-        dtype: Of the new weights; None takes the language model's if that is float32 or bfloat16, else float32.
+        dtype: Of the new weights; None takes the language model's, or float32 where that is float16 or integer.
         spec: Layout of a family that `mm.backbone` does not know.
 
     Returns:
         The model with its visual path; until it is trained it equals the plain language model.
 
     Raises:
-        ValueError: a family without norms in front of attention and feed-forward, blocks or sites that do not exist, a norm that
-            cannot be modulated, or a model that carries LaVi already. The model is unchanged then.
+        ValueError: a family without norms in front of attention and feed-forward, blocks or sites that do not exist, a
+            norm that cannot be modulated, or a model that carries LaVi already. The model is unchanged then.
 
     Example:
         >>> from mm.backbone.tiny import tiny_model
@@ -104,9 +105,9 @@ def _backbone(model: nn.Module, spec: BackboneSpec | None) -> LanguageBackbone:
     post_norm = family in POST_NORM_FAMILIES or not getattr(config, "do_layer_norm_before", True)
     if post_norm and spec is None:
         raise ValueError(
-            f"{type(plain).__name__} ({family}) normalises behind attention and feed-forward, not in front of them, so there is "
-            "no branch input for vision to modulate. Choose a pre-norm model, or pass spec=BackboneSpec(...) that names "
-            "norms in front of the sub-layers"
+            f"{type(plain).__name__} ({family}) normalises behind attention and feed-forward, not in front of them, so "
+            "there is no branch input for vision to modulate. Choose a pre-norm model, or pass spec=BackboneSpec(...) "
+            "that names norms in front of the sub-layers"
         )
     return LanguageBackbone(plain, spec=spec)
 
@@ -121,7 +122,7 @@ def _available_sites(backbone: LanguageBackbone, config: LaviConfig) -> tuple[Si
         return config.sites
     if "attn" not in config.sites:
         raise ValueError(
-            f"{backbone.spec.family} blocks have one norm for attention and feed-forward; modulate it with sites=('attn',)"
+            f"{backbone.spec.family} blocks have one norm for both sub-layers; modulate it with sites=('attn',)"
         )
     return ("attn",)
 

@@ -23,13 +23,13 @@ class LaviConfig:
     conditioner: Literal["attention", "mlp", "conv", "film"] = "attention"
     """What computes the deltas; `film` is a control without token-wise conditioning, not LaVi."""
     layers: str | tuple[int, ...] = "every:4"
-    """Modulated blocks: "every:k" from block 0, "first:n", "last:n" or explicit indices. Deviation: paper value unknown."""
+    """Modulated blocks: "every:k" from block 0, "first:n", "last:n" or indices. Deviation: paper value unknown."""
     sites: tuple[Site, ...] = ("attn", "ffn")
     """Modulated norms of a chosen block: before attention, before the feed-forward part, or both."""
     modulate: Literal["both", "scale", "shift"] = "both"
     """Which affine parameters get a delta."""
     relative: bool = False
-    """True multiplies the scale delta by the pretrained weight (safer where weights are huge); the paper's text is absolute."""
+    """True multiplies the scale delta by the pretrained weight (safer where weights are huge). Paper: absolute."""
     width: int = 1024
     """Conditioner channels (c). Deviation: paper value unknown; 1024 keeps it at 2-3 % of a 7B model."""
     num_heads: int = 16
@@ -63,13 +63,13 @@ class LaviConfig:
     vision_feature_layers: tuple[int, ...] = (-2,)
     """ViT layers the features come from; several need `feature_mode`."""
     feature_mode: Literal["dense", "aligned"] = "dense"
-    """dense: channels of the listed layers are concatenated; aligned: the j-th modulated block reads the j-th listed layer."""
+    """dense: channels of the listed layers are concatenated; aligned: each modulated block reads its own layer."""
     vision_dropout: float = 0.0
     """Share of training samples whose vision is dropped, so that guidance has an unconditional branch."""
     delta_scale: float = 1.0
     """Factor on all deltas; 0 gives the plain language model."""
     guidance: float = 1.0
-    """Default of `generate`: logits0 + guidance * (logits1 - logits0), 0 without and 1 with vision; 1 needs no second pass."""
+    """Default of `generate`: logits0 + guidance * (logits1 - logits0), logits0 without vision; 1 is a single pass."""
     modulate_first_token: bool = True
     """False leaves the first token of every row alone (it often serves as attention sink)."""
 

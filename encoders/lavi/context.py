@@ -1,9 +1,9 @@
 """The visual context: everything that text tokens need to know about the pictures, computed once.
 
-A context holds, per modulated block, the tensors that its conditioner reads (for the attention conditioner the visual keys
-and values), plus which slots are real and which image, tile and frame they come from. It follows the batch: whatever is done
-to the rows of the text (expansion for beams, reordering, concatenation) is done to the context by one method here.
-It can be kept over turns and questions and stored on disk: a compiled image of a few megabytes.
+A context holds, per modulated block, the tensors that its conditioner reads (for the attention conditioner the visual
+keys and values), plus which slots are real and which image, tile and frame they come from. It follows the batch:
+whatever is done to the rows of the text (expansion for beams, reordering, concatenation) is done to the context by one
+method here. It can be kept over turns and questions and stored on disk: a compiled image of a few megabytes.
 
 Dims: B batch, S memory slots (attention: visual tokens; conv: cells; mlp: hidden rows; film: 1), I images of a row.
 """
@@ -185,7 +185,7 @@ class VisualContext:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything text depends on; equal contexts have equal fingerprints. Copies the context to the host once."""
+        """Hash of everything text depends on; equal contexts have equal ones. Copies the context to the host once."""
         digest = hashlib.sha256(self.signature.encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -244,7 +244,7 @@ def _check_same_kind(contexts: Sequence[VisualContext]) -> None:
 
 
 def _join(contexts: Sequence[VisualContext], dim: int) -> VisualContext:
-    """Concatenate along rows (dim 0) or slots (dim 1); optional parts are filled in where only some contexts have them."""
+    """Concatenate along rows (dim 0) or slots (dim 1); masks that only some contexts have are filled in."""
     first = contexts[0]
     memory = {
         layer: tuple(torch.cat(parts, dim=dim) for parts in zip(*(c.memory[layer] for c in contexts), strict=True))
@@ -273,7 +273,7 @@ def _cat_optional(parts: list[Tensor | None], ones: list[Tensor], dim: int, *, r
 
 
 def _cat_starts(starts: list[Tensor | None]) -> Tensor | None:
-    """Image positions of several contexts under each other; rows with fewer images are padded (their slots don't exist)."""
+    """Image positions of several contexts under each other; rows with fewer images are padded."""
     if all(entry is None for entry in starts):
         return None
     if any(entry is None for entry in starts):

@@ -39,7 +39,7 @@ class SiteRecord:
     plain_norm: Tensor
     """Euclidean norm of the pretrained norm's output per token, (B, N); the yardstick of the two above."""
     outlier: Tensor
-    """max |dgamma * xhat| / max |plain output| per token, (B, N): watch it in training, outlier channels are amplified."""
+    """max |dgamma * xhat| / max |plain output| per token, (B, N): shows whether outlier channels are amplified."""
     attention: Tensor | None
     """Attention conditioner: mean over heads of the weight on each slot, (B, N, S); None for other conditioners."""
 

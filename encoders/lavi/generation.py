@@ -1,11 +1,11 @@
 """Generation with pictures in force.
 
-Hugging Face's `generate` refuses keywords it does not know, so the context is put on the stage around it. Beams and several returned
-sequences multiply the text rows; the norms notice and let the rows of one sample share its pictures (beam search never moves a
-row to another sample), so nothing has to be copied or reordered.
+Hugging Face's `generate` refuses keywords it does not know, so the context is put on the stage around it. Beams and
+several returned sequences multiply the text rows; the norms notice and let the rows of one sample share its pictures
+(beam search never moves a row to another sample), so nothing has to be copied or reordered.
 
-Guidance needs the logits of the same text without pictures. Its second pass runs inside a logits processor with a cache of
-its own.
+Guidance needs the logits of the same text without pictures. Its second pass runs inside a logits processor with a cache
+of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What is trained, and at which learning rate.
 
-Stage 1 (align): projector and conditioners. Stage 2 (instruct): the language model as well, fully or through its LoRA weights.
+Stage 1 (align): projector and conditioners. Stage 2 (instruct): the language model as well, fully or through its LoRA
+weights.
 Deviation: the paper's recipe is unknown; stages and rates follow the baselines it compares with (LLaVA-1.5).
 """
 
@@ -20,7 +21,7 @@ def set_trainable(lavi: Lavi, language: Language = "frozen") -> None:
 
     Args:
         lavi: The model.
-        language: "frozen" (text-only behaviour provably unchanged), "lora" (only the weights that peft added) or "full".
+        language: "frozen" (text-only behaviour provably unchanged), "lora" (only what peft added) or "full".
 
     Raises:
         ValueError: "lora" without LoRA weights in the language model.

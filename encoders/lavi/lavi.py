@@ -1,7 +1,7 @@
 """`Lavi`: a Hugging Face causal LM whose chosen norms see pictures.
 
-The sequence inside the language model stays text only; pictures act through `VisualContext` on the modulated norms. Made by
-`mm.encoders.lavi.attach`, taken apart by `detach`.
+The sequence inside the language model stays text only; pictures act through `VisualContext` on the modulated norms.
+Made by `mm.encoders.lavi.attach`, taken apart by `detach`.
 
 Dims: B batch, N text tokens, M visual tokens, d_v vision width, C conditioner width, D model width.
 """
@@ -120,7 +120,7 @@ class Lavi(nn.Module):
         image_ids: Tensor | None = None,
         grid: Grid | None = None,
     ) -> VisualContext:
-        """A context from visual tokens that are already C wide: the entry for other modalities with their own projector.
+        """A context from visual tokens that are already C wide: for other modalities with their own projector.
 
         Args:
             tokens: (B, M, C), or one such tensor per modulated block.
@@ -229,7 +229,7 @@ class Lavi(nn.Module):
     def seeing(
         self, visual: VisualContext | None, *, rows: int | None = None, recorder: Recorder | None = None
     ) -> Iterator[None]:
-        """Keep pictures in force for whatever runs the language model inside the block; nests, undone also after errors.
+        """Keep pictures in force for whatever runs the language model inside the block; nests, undone after errors.
 
         Args:
             visual: The context; None runs the plain language model.
@@ -264,8 +264,10 @@ class Lavi(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Lavi:
-        """Training mode; a frozen language model stays in evaluation mode (no dropout), unless it is checkpointed, which
-        Hugging Face does in training mode only."""
+        """Training mode; a frozen language model stays in evaluation mode, so that it has no dropout.
+
+        Unless it is checkpointed, which Hugging Face does in training mode only.
+        """
         super().train(mode)
         frozen = not any(parameter.requires_grad for parameter in self.language_model.parameters())
         if frozen and not self.backbone.model.is_gradient_checkpointing:
@@ -308,12 +310,13 @@ class Lavi(nn.Module):
     def _check_context(self, visual: VisualContext, rows: int | None) -> None:
         if visual.signature != self.signature:
             raise ValueError(
-                f"the visual context was made by {visual.signature}, this model is {self.signature}; encode the pictures again"
+                f"the visual context was made by {visual.signature}, this model is {self.signature}; encode the "
+                "pictures again"
             )
         if rows is not None and rows != visual.batch_size:
             raise ValueError(
-                f"the visual context has {visual.batch_size} rows, the text batch {rows}; for several questions about one "
-                "picture use visual.expand(number of questions)"
+                f"the visual context has {visual.batch_size} rows, the text batch {rows}; for several questions about "
+                "one picture use visual.expand(number of questions)"
             )
 
     @staticmethod

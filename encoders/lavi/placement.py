@@ -1,7 +1,7 @@
 """Interleaved input: where the pictures stand in the text.
 
-The sequence inside the language model stays text only, so an image placeholder is taken out (or kept as one ordinary token
-that gives the place an anchor) and its position becomes a number: how many text tokens stand in front of it. With
+The sequence inside the language model stays text only, so an image placeholder is taken out (or kept as one ordinary
+token that gives the place an anchor) and its position becomes a number: how many text tokens stand in front of it. With
 `VisualContext.placed(...)` a text token then sees exactly the images placed before it.
 """
 

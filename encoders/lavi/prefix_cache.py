@@ -1,8 +1,9 @@
 """Reuse of the text key/value cache between requests, aware of the pictures.
 
 In LaVi the keys and values of the *text* depend on the picture, those of the system prompt too, because modulated norms
-stand in front of them. A prefix cache that looks at token ids only would answer about the wrong picture. Here every stored
-prefix carries the fingerprint of its context, the delta scale and the state of the weights, and is refused when one of them differs.
+stand in front of them. A prefix cache that looks at token ids only would answer about the wrong picture. Here every
+stored prefix carries the fingerprint of its context, the delta scale and the state of the weights, and is refused when
+one of them differs.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class PrefixCache:
     Example:
         >>> cache = PrefixCache(lavi)                                         # doctest: +SKIP
         >>> cache.generate(first_question, visual=ctx, max_new_tokens=8)      # doctest: +SKIP
-        >>> cache.generate(second_question, visual=ctx, max_new_tokens=8)     # shared part is not run again # doctest: +SKIP
+        >>> cache.generate(second_question, visual=ctx, max_new_tokens=8)     # doctest: +SKIP
     """
 
     def __init__(self, lavi: Lavi, capacity: int = 8) -> None:

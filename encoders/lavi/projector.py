@@ -2,10 +2,11 @@
 
     V = W2 gelu(W1 norm(F)) + E_tile[tile] + E_frame[frame] + E_image[image]
 
-computed once per image set. The embeddings start at zero; without them the set of visual tokens has no tile layout and no
-temporal order, because attention over it does not see an order (section 2.3 of the method as implemented here).
+computed once per image set. The embeddings start at zero; without them the set of visual tokens has no tile layout and
+no temporal order, because attention over it does not see an order.
 Dims: B batch, M visual tokens, T tiles (or frames), D vision width, C conditioner width.
-Deviation: the paper's projector is unknown; this is the two-layer projector that its baselines use, with a norm in front.
+Deviation: the paper's projector is unknown; this is the two-layer projector that its baselines use, with a norm in
+front.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def build_projector(config: LaviConfig, num_modulated: int) -> VisualProjector |
         return VisualProjector(config, levels * config.vision_width)
     if levels != num_modulated:
         raise ValueError(
-            f"feature_mode='aligned' pairs ViT layers with modulated blocks, but vision_feature_layers lists {levels} and "
-            f"layers chooses {num_modulated}; list as many, or use feature_mode='dense'"
+            f"feature_mode='aligned' pairs ViT layers with modulated blocks, but vision_feature_layers lists {levels} "
+            f"and layers chooses {num_modulated}; list as many, or use feature_mode='dense'"
         )
     return AlignedProjector(config)
 
@@ -100,7 +101,8 @@ def check_ids(name: str, ids: Tensor, rows: int) -> None:
         torch._assert_async(valid)
     elif not valid:
         raise ValueError(
-            f"{name}_ids must lie in 0..{rows - 1}, found {int(ids.min())}..{int(ids.max())}; raise num_{name}s in LaviConfig"
+            f"{name}_ids must lie in 0..{rows - 1}, found {int(ids.min())}..{int(ids.max())}; raise num_{name}s of "
+            "LaviConfig for more"
         )
 
 

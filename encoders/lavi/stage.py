@@ -1,11 +1,12 @@
 """Which visual context is in force while a forward pass runs.
 
-Hugging Face blocks call a norm with one argument, so the context reaches the norms beside the call: all modulated norms of a
-model share one `Stage`, a forward pass puts a `Frame` on it and takes it away again. The frame in force belongs to the running thread,
-so that concurrent requests on one model do not see each other's images, and nested passes restore the outer one.
+Hugging Face blocks call a norm with one argument, so the context reaches the norms beside the call: all modulated norms
+of a model share one `Stage`, a forward pass puts a `Frame` on it and takes it away again. The frame in force belongs to
+the running thread, so that concurrent requests on one model do not see each other's images, and nested passes restore
+the outer one.
 
-Gradient checkpointing runs blocks a second time during backward, when the forward pass is long over and perhaps in another thread.
-`remember_frames` wraps the checkpointing function so that the second run sees the frame of the first.
+Gradient checkpointing runs blocks a second time during backward, when the forward pass is long over and perhaps in
+another thread. `remember_frames` wraps the checkpointing function so that the second run sees the frame of the first.
 
 Dims: B rows of the context, K text rows per context row (beams), N text tokens, S memory slots.
 """
@@ -48,7 +49,7 @@ class Frame:
 
 
 class Stage:
-    """Holds the frame in force, one per thread, and the factor on all deltas. Shared by every modulated norm of a model."""
+    """Holds the frame in force, one per thread, and the factor on all deltas. Shared by all modulated norms."""
 
     def __init__(self, delta_scale: float = 1.0) -> None:
         self.delta_scale = delta_scale
@@ -61,7 +62,7 @@ class Stage:
 
     @contextmanager
     def showing(self, frame: Frame | None) -> Iterator[None]:
-        """Put `frame` (None: no vision) in force inside the block; the one before comes back afterwards, also after errors."""
+        """Put `frame` (None: no vision) in force inside the block; afterwards, also after errors, the one before."""
         before = self.frame
         self._local.frame = frame
         try:

@@ -2,12 +2,12 @@
 
     ViLN(h | V) = (gamma + dgamma) * xhat + (beta + dbeta) = norm(h) + dgamma * xhat + dbeta
 
-The second form is the one computed: norm(h) comes from the untouched pretrained module in its own rounding, the delta branch is
-added in float32 and rounded once. So zero deltas give the pretrained result bit for bit, and small deltas next to large
-weights survive bfloat16 (gamma + dgamma would not).
+The second form is the one computed: norm(h) comes from the untouched pretrained module in its own rounding, the delta
+branch is added in float32 and rounded once. So zero deltas give the pretrained result bit for bit, and small deltas
+next to large weights survive bfloat16 (gamma + dgamma would not).
 
-xhat is h standardised the way the norm does it: RMS norms (Llama, Qwen, Gemma) do not subtract the mean, LayerNorm does.
-RMS norms have no shift of their own; dbeta is added all the same.
+xhat is h standardised the way the norm does it: RMS norms (Llama, Qwen, Gemma) do not subtract the mean, LayerNorm
+does. RMS norms have no shift of their own; dbeta is added all the same.
 
 Source: arXiv:2506.16691, abstract (additive, token-wise, vision-conditioned deltas on both affine parameters).
 Deviation: how the authors treat the missing shift of RMS norms is not known; subtracting a mean would change the
@@ -41,7 +41,7 @@ class ViLN:
 
 
 class Modulation:
-    """The visual part of one norm. A plain object: the conditioner stays out of the norm's parameters and state dict."""
+    """The visual part of one norm. A plain object, so that the conditioner stays out of the norm's state dict."""
 
     def __init__(
         self, conditioner: SiteConditioner, stage: Stage, *, kind: NormKind, layer: int, site: str, relative: bool
@@ -57,9 +57,9 @@ class Modulation:
         rows = frame.context.batch_size
         if plain.shape[0] % rows:
             raise ValueError(
-                f"the visual context has {rows} rows, the text batch {plain.shape[0]}: pass one context row per text row"
+                f"the visual context has {rows} rows, the text batch {plain.shape[0]}; pass one row of context per text"
             )
-        # Beams of one sample share its pictures: they stand behind each other on the token axis, so memory is read once.
+        # Beams of one sample share its pictures: put behind each other on the token axis, they read memory once.
         tokens = plain.reshape(rows, -1, plain.shape[-1])  # (B, K*N, D)
         scale, shift = self.conditioner(tokens, frame.context.memory[self.layer], frame.view.mask)
         branch = self.branch(norm, hidden_states.reshape(tokens.shape), scale, shift)
@@ -85,7 +85,7 @@ class Modulation:
 
 
 def standardised(hidden_states: Tensor, norm: nn.Module, kind: NormKind) -> Tensor:
-    """xhat in float32 or wider: h / sqrt(mean(h^2) + eps), for LayerNorm with the mean taken off first. Any shape (..., D)."""
+    """xhat in float32 or wider, (..., D): h / sqrt(mean(h^2) + eps), for LayerNorm with the mean taken off first."""
     hidden = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
     if kind == "layer":
         hidden = hidden - hidden.mean(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Conditioners: from a text token and the pictures to the deltas of one norm. A new family is one file and one line here."""
+"""Conditioners: from a text token and the pictures to the deltas of one norm. A new family is one file and one line."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
     q = W_q y0,  k, v = W_k V, W_v V,  z = softmax(q k^T / sqrt(C/H)) v,  [dgamma; dbeta] = W_o z
 
-Keys and values are shared by the two sites of a block, have fewer heads than the queries and are computed once per image set; at
-7B size they take 5 MB for 729 tokens. There is no residual from q to z: with it the conditioner would be an adapter that
-changes the language model without any picture.
+Keys and values are shared by the two sites of a block, have fewer heads than the queries and are computed once per
+image set; at 7B size they take 5 MB for 729 tokens. There is no residual from q to z: with it the conditioner would be
+an adapter that changes the language model without any picture.
 
-Source: arXiv:2506.16691 (attention-based conditioning is the chosen variant). Deviation: its exact structure is unknown;
-grouped key/value heads, sharing per block and the per-head norm of q and k are choices made here.
+Source: arXiv:2506.16691 (attention-based conditioning is the chosen variant). Deviation: its exact structure is
+unknown; grouped key/value heads, sharing per block and the per-head norm of q and k are choices made here.
 Dims: B context rows, N text tokens, S visual tokens, C width, H query heads, G key/value heads, R = H/G, E = C/H.
 """
 

@@ -1,15 +1,16 @@
 """What every conditioner shares: one interface, one zero-initialised output, one rule for initial weights.
 
-A conditioner of one block has two halves. `prepare` turns the visual tokens into the block's memory, once per image set. The site
-conditioners (one per modulated norm) read that memory for each text token and give its deltas:
+A conditioner of one block has two halves. `prepare` turns the visual tokens into the block's memory, once per image
+set. The site conditioners (one per modulated norm) read that memory for each text token and give its deltas:
 
     Cond(y0, memory) -> (dgamma, dbeta),    y0 = pretrained norm of the hidden state
 
-Three properties hold for all of them, and each has a test: a text token meets visual tokens only, never another text token (causal,
-safe with a key/value cache); no vision gives exactly zero, because every path from the memory to the output is free
-of biases; at the start all deltas are zero through one zero factor only (`out_proj`), so that gradients flow.
+Three properties hold for all of them, and each has a test: a text token meets visual tokens only, never another text
+token (causal, safe with a key/value cache); no vision gives exactly zero, because every path from the memory to the
+output is free of biases; at the start all deltas are zero through one zero factor only (`out_proj`), so that gradients
+flow.
 
-Dims: B context rows, N text tokens (beams included), M visual tokens, S memory slots, C conditioner width, D model width.
+Dims: B context rows, N text tokens (beams included), M visual tokens, S memory slots, C conditioner, D model width.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from mm.encoders.lavi.config import LaviConfig, Site
 
 Memory = tuple[Tensor, ...]
 Grid = tuple[int, int]
+Deltas = tuple[Tensor | None, Tensor | None]
+"""(dgamma, dbeta); None for a parameter that is not modulated."""
 
 
 class SiteConditioner(nn.Module):
@@ -107,8 +110,8 @@ def linear(fan_in: int, fan_out: int) -> nn.Linear:
 def scaled_normal_(weight: Tensor, fan_in: int) -> None:
     """Truncated normal with std 1/sqrt(fan_in).
 
-    Deviation: the paper's initialisation is unknown. At 7B width this is the usual 0.02 (0.017 to 0.031); unlike a fixed
-    0.02 it keeps the size of activations at small widths too.
+    Deviation: the paper's initialisation is unknown. At 7B width this is the usual 0.02 (0.017 to 0.031); unlike a
+    fixed 0.02 it keeps the size of activations at small widths too.
     """
     std = fan_in**-0.5
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

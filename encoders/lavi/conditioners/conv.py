@@ -1,10 +1,10 @@
-"""Convolution conditioner in the manner of ConvMixer: the patch plane is mixed by convolutions, the text reads a few cells.
+"""Convolution conditioner in the manner of ConvMixer: convolutions mix the patch plane, the text reads a few cells.
 
     R = pool(ConvMixer(V))                           (p*p cells per tile, once per image set)
-    z_i = sigmoid(W_q y0_i) * sum_j w_ij R_j,        w_i = softmax(W_c y0_i) over cells,        [dgamma; dbeta] = W_o z_i
+    z_i = sigmoid(W_q y0_i) * sum_j w_ij R_j,        w_i = softmax(W_c y0_i) over cells,    [dgamma; dbeta] = W_o z_i
 
-Convolutions run over vision only and have no bias, so an empty picture stays empty. With several tiles the cell weights are
-the same for each tile and the softmax runs over all of them, so tiles are averaged.
+Convolutions run over vision only and have no bias, so an empty picture stays empty. With several tiles the cell weights
+are the same for each tile and the softmax runs over all of them, so tiles are averaged.
 
 Source: arXiv:2506.16691 studies a convolution-based variant. Deviation: its structure is unknown; this one is ours.
 Dims: B context rows, N text tokens, T tiles, h x w grid, p cells per side, S = T*p*p, C width.

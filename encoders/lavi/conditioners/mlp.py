@@ -1,4 +1,4 @@
-"""MLP conditioner in the manner of MLP-Mixer: each text token is mixed with P visual slots, and only its own slot is read.
+"""MLP conditioner in the manner of MLP-Mixer: each text token is mixed with P visual slots, only its own is read.
 
     G = A_v S               (h x C, once per image; S: the P slots)
     T_i = gelu(G + a u_i^T + b) - gelu(a u_i^T + b),   u_i = W_q y0_i        (h x C per text token)
@@ -8,8 +8,8 @@ A literal mixer over text and vision would mix text positions and leak the futur
 pictures alone. The subtracted term makes "no vision, no delta" exact.
 
 Source: arXiv:2506.16691 studies an MLP-based variant. Deviation: its structure is unknown; this one is ours. Visual
-tokens are averaged in reading order into P slots, which keeps the order of tiles and frames; a single tile stays a plane when
-`pool` * `pool` = P.
+tokens are averaged in reading order into P slots, which keeps the order of tiles and frames; a single tile stays a
+plane when `pool` * `pool` = P.
 Dims: B context rows, N text tokens, M visual tokens, P slots, h token-mixing width, C width.
 """
 
