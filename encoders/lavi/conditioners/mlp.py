@@ -56,7 +56,8 @@ class MlpSite(SiteConditioner):
 
     def _mix(self, mixed: Tensor, query: Tensor) -> Tensor:
         """Token mixing of one part of the text, (B, n, C)."""
-        text = torch.einsum("h,bnc->bnhc", self.text_weight, query) + self.bias.unsqueeze(-1)
+        text = self.text_weight.unsqueeze(-1) * query.unsqueeze(2) + self.bias.unsqueeze(-1)  # (B, n, h, C)
+        # Both terms have one memory layout, so that equal numbers are rounded equally and cancel exactly.
         change = F.gelu(mixed.unsqueeze(1) + text) - F.gelu(text)
         return torch.einsum("bnhc,h->bnc", change, self.read_weight)
 
@@ -74,7 +75,7 @@ class MlpConditioner(BlockConditioner):
     def prepare(self, tokens: Tensor, mask: Tensor | None, grid: Grid | None) -> Memory:
         """G = A_v S, (B, h, C)."""
         slots = ordered_slots(tokens, mask, self.config.num_slots)  # (B, P, C)
-        return (self.token_proj(slots.mT).mT,)
+        return (self.token_proj(slots.mT).mT.contiguous(),)
 
     def slot_mask(self, mask: Tensor | None, grid: Grid | None) -> Tensor | None:
         """None: the slots are merged."""
