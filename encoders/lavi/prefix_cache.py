@@ -123,7 +123,7 @@ class PrefixCache:
             Prompt and answer, (B, N + new).
 
         Raises:
-            ValueError: padded rows, beams, several returned sequences or guidance, whose caches cannot be kept.
+            ValueError: padded rows, beams or several returned sequences, whose caches cannot be kept.
         """
         mask = kwargs.get("attention_mask")
         if mask is not None and not bool(mask.bool().all()):
