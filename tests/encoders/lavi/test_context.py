@@ -21,9 +21,7 @@ def full(toolbox):
     mask[1] = False
     mask[2, 8:] = False
     image_ids = torch.arange(16).div(8, rounding_mode="floor").expand(3, 16)
-    visual = toolbox.encode(
-        lavi, batch=3, mask=mask, tile_ids=image_ids, frame_ids=image_ids + 1, image_ids=image_ids
-    )
+    visual = toolbox.encode(lavi, batch=3, mask=mask, tile_ids=image_ids, frame_ids=image_ids + 1, image_ids=image_ids)
     return lavi, visual.placed(torch.tensor([[0, 2], [0, 0], [1, 3]]))
 
 
@@ -55,9 +53,7 @@ def test_appended_frames_equal_one_longer_clip(toolbox, conditioner):
     first = lavi.encode_vision(clip[:, :32], frame_ids=frames[:, :32], grid=toolbox.grid)
     later = lavi.encode_vision(clip[:, 32:], frame_ids=frames[:, 32:], grid=toolbox.grid)
     stream = first.append(later)
-    torch.testing.assert_close(
-        lavi(ids, visual=stream).logits, lavi(ids, visual=whole).logits, rtol=1e-5, atol=2e-5
-    )
+    torch.testing.assert_close(lavi(ids, visual=stream).logits, lavi(ids, visual=whole).logits, rtol=1e-5, atol=2e-5)
     assert torch.equal(stream.frame_ids, whole.frame_ids)
     assert not torch.allclose(lavi(ids, visual=first).logits, lavi(ids, visual=whole).logits, atol=1e-3)
 

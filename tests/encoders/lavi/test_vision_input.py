@@ -92,7 +92,9 @@ def test_mlp_conditioner_in_parts_equals_in_one(toolbox, monkeypatch, gradients)
     sizes = []
     mix = MlpSite._mix
     monkeypatch.setattr("mm.encoders.lavi.conditioners.mlp.CHUNK_ELEMENTS", 300)
-    monkeypatch.setattr(MlpSite, "_mix", lambda self, mixed, query: sizes.append(query.shape[1]) or mix(self, mixed, query))
+    monkeypatch.setattr(
+        MlpSite, "_mix", lambda self, mixed, query: sizes.append(query.shape[1]) or mix(self, mixed, query)
+    )
     parts = lavi(ids, visual=toolbox.encode(lavi)).logits
     assert set(sizes) == {2, 1}
     torch.testing.assert_close(parts, whole)
