@@ -65,7 +65,7 @@ class Lavi(nn.Module):
     backbone: LanguageBackbone
     view_hook: torch.utils.hooks.RemovableHandle
 
-    # --- pictures --------------------------------------------------------------------------------------------------
+    # --- pictures ------------------------------------------------------------------------------------------------
 
     def encode_vision(
         self,
@@ -167,7 +167,7 @@ class Lavi(nn.Module):
             raise ValueError("features hold no visual token at all; leave out visual= for text-only input")
         return levels
 
-    # --- text --------------------------------------------------------------------------------------------------------
+    # --- text ----------------------------------------------------------------------------------------------------
 
     def forward(
         self,

@@ -71,11 +71,6 @@ class PrefixCache:
     Args:
         lavi: The model.
         capacity: Prefixes kept; the least recently used goes first.
-
-    Example:
-        >>> cache = PrefixCache(lavi)                                         # doctest: +SKIP
-        >>> cache.generate(first_question, visual=ctx, max_new_tokens=8)      # doctest: +SKIP
-        >>> cache.generate(second_question, visual=ctx, max_new_tokens=8)     # doctest: +SKIP
     """
 
     def __init__(self, lavi: Lavi, capacity: int = 8) -> None:

@@ -75,7 +75,7 @@ class Stage:
         return Stage, (self.delta_scale,)
 
 
-# --- what text may see -----------------------------------------------------------------------------------------------
+# --- what text may see ------------------------------------------------------------------------------------------
 
 
 def whole_view(context: VisualContext) -> View:
@@ -136,7 +136,7 @@ def token_order(tokens: Tensor, attention_mask: Any, position_ids: Tensor | None
     return (torch.arange(length, device=tokens.device) + past).expand(rows, -1)
 
 
-# --- gradient checkpointing ------------------------------------------------------------------------------------------
+# --- gradient checkpointing -------------------------------------------------------------------------------------
 
 
 def remember_frames(modules: Iterable[nn.Module], stage: Stage) -> None:

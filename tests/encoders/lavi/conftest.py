@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,8 +9,6 @@ from torch import Tensor, nn
 from mm.backbone.tiny import tiny_model
 from mm.encoders.lavi import Lavi, LaviConfig, attach
 
-FAMILIES = ("llama", "qwen2", "opt", "gemma")
-CONDITIONERS = ("attention", "mlp", "conv")
 VISION_WIDTH = 12
 GRID = (4, 4)
 
@@ -48,15 +43,14 @@ def token_ids(batch: int = 2, length: int = 7, seed: int = 0) -> Tensor:
     return torch.randint(3, 64, (batch, length), generator=torch.Generator().manual_seed(200 + seed))
 
 
-@dataclass
 class Toolbox:
     """What the tests need, in one fixture."""
 
-    config: Callable[..., LaviConfig] = staticmethod(tiny_config)  # type: ignore[assignment]
-    features: Callable[..., Tensor] = staticmethod(features)  # type: ignore[assignment]
-    ids: Callable[..., Tensor] = staticmethod(token_ids)  # type: ignore[assignment]
-    randomise: Callable[..., Lavi] = staticmethod(randomise_outputs)  # type: ignore[assignment]
-    grid: tuple[int, int] = GRID
+    config = staticmethod(tiny_config)
+    features = staticmethod(features)
+    ids = staticmethod(token_ids)
+    randomise = staticmethod(randomise_outputs)
+    grid = GRID
 
     def language_model(self, family: str = "llama", dtype: torch.dtype = torch.float32, **sizes: object) -> nn.Module:
         """A tiny causal LM; equal arguments give equal weights."""
@@ -83,7 +77,7 @@ def toolbox() -> Toolbox:
 
 @pytest.fixture(autouse=True)
 def _no_grad_unless_asked(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
-    """Most tests only look at numbers; those that need gradients take the mark `grad`."""
+    """Most tests only look at numbers; those that need gradients take the fixture `gradients`."""
     with torch.set_grad_enabled("gradients" in request.fixturenames):
         yield
 

@@ -92,7 +92,7 @@ def test_half_precision_language_models_get_float32_conditioners(toolbox):
     assert torch.equal(lavi(ids, visual=toolbox.encode(lavi)).logits, lavi(ids).logits)
 
 
-# --- peft ---------------------------------------------------------------------------------------------------------------
+# --- peft -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", ["peft first", "LaVi first"])
@@ -122,7 +122,7 @@ def test_lora_before_or_after(toolbox, order, gradients):
             torch.testing.assert_close(merged(ids).logits, out, rtol=1e-4, atol=1e-4)
 
 
-# --- contexts in force -----------------------------------------------------------------------------------------------------
+# --- contexts in force ------------------------------------------------------------------------------------------
 
 
 def test_nested_contexts_restore_the_outer_one_also_after_errors(toolbox):
@@ -186,7 +186,7 @@ def test_vision_dropout_acts_in_training_only(toolbox):
     assert (without ^ seeing).all() and 2 < without.sum() < 14
 
 
-# --- compilation ------------------------------------------------------------------------------------------------------------
+# --- compilation ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -209,7 +209,7 @@ def test_compiles_as_one_graph_and_new_pictures_do_not_recompile(toolbox, padded
     torch._dynamo.reset()
 
 
-# --- configs ----------------------------------------------------------------------------------------------------------------
+# --- configs ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

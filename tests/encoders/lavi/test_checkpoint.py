@@ -88,7 +88,7 @@ def test_a_failed_save_leaves_the_old_adapter(toolbox, tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
-# --- what is trained ------------------------------------------------------------------------------------------------------
+# --- what is trained --------------------------------------------------------------------------------------------
 
 
 def test_stage_one_trains_the_visual_path_only(toolbox):

@@ -26,7 +26,7 @@ def full(toolbox):
 
 
 def test_index_expand_and_cat_move_whole_rows(full):
-    lavi, visual = full
+    _, visual = full
     assert same(visual.expand(2), visual.index([0, 0, 1, 1, 2, 2]))
     assert same(VisualContext.cat([visual.index([2]), visual.index([0, 1])]), visual.index([2, 0, 1]))
     assert same(visual.reorder(torch.tensor([1, 0, 2])).index([1, 0, 2]), visual)

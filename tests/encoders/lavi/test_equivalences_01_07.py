@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from mm.encoders.lavi import VisualContext
+from mm.encoders.lavi import VisualContext, attach
 
 FAMILIES = ("llama", "qwen2", "opt", "gemma")
 CONDITIONERS = ("attention", "mlp", "conv")
 ALL = (*CONDITIONERS, "film")
 
 
-# --- 1 -----------------------------------------------------------------------------------------------------------------
+# --- 1 ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
@@ -23,8 +23,6 @@ def test_01_at_the_start_the_model_is_the_plain_language_model(toolbox, family, 
     plain = toolbox.language_model(family, dtype, attn_implementation=attn)
     ids = toolbox.ids()
     expected = plain(ids).logits
-    from mm.encoders.lavi import attach
-
     lavi = attach(plain, toolbox.config())
     assert torch.equal(lavi(ids, visual=toolbox.encode(lavi)).logits, expected)
 
@@ -37,7 +35,7 @@ def test_01_at_the_start_whatever_the_conditioner(toolbox, conditioner):
     assert not torch.equal(toolbox.randomise(lavi)(ids, visual=toolbox.encode(lavi)).logits, lavi(ids).logits)
 
 
-# --- 2 -----------------------------------------------------------------------------------------------------------------
+# --- 2 ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("conditioner", ALL)
@@ -72,7 +70,7 @@ def test_02_text_only_rows_of_a_mixed_batch_are_plain(toolbox, conditioner):
     assert not torch.allclose(mixed[0], plain[0])
 
 
-# --- 3 -----------------------------------------------------------------------------------------------------------------
+# --- 3 ----------------------------------------------------------------------------------------------------------
 
 
 def constant_delta(lavi, layer, site, scale=None, shift=None):
@@ -133,7 +131,7 @@ def test_03_a_constant_shift_delta_before_the_feed_forward_is_a_bias_of_its_firs
     torch.testing.assert_close(seen, lavi(ids).logits, rtol=1e-5, atol=2e-5)
 
 
-# --- 4 -----------------------------------------------------------------------------------------------------------------
+# --- 4 ----------------------------------------------------------------------------------------------------------
 
 
 def handwritten(family, hidden, weight, bias, eps, scale, shift):
@@ -181,7 +179,7 @@ def test_04_small_deltas_beside_large_weights_survive_bfloat16(toolbox):
     assert abs(slope - 64.2) < 0.1, f"the delta vanished in the rounding of the weight: {slope}"
 
 
-# --- 5 -----------------------------------------------------------------------------------------------------------------
+# --- 5 ----------------------------------------------------------------------------------------------------------
 
 
 def test_05_attention_sees_a_set_of_visual_tokens(toolbox):
@@ -222,7 +220,7 @@ def test_05_convolution_sees_a_plane(toolbox):
     assert not torch.allclose(shuffled, reference, atol=1e-3)
 
 
-# --- 6 -----------------------------------------------------------------------------------------------------------------
+# --- 6 ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("conditioner", ALL)
@@ -263,7 +261,7 @@ def test_06_beams_share_the_context_of_their_sample(toolbox, conditioner):
     torch.testing.assert_close(folded, expanded, rtol=1e-5, atol=2e-5)
 
 
-# --- 7 -----------------------------------------------------------------------------------------------------------------
+# --- 7 ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("conditioner", ALL)

@@ -93,7 +93,7 @@ def test_delta_scale_fades_between_plain_and_full(toolbox):
     assert torch.equal(configured(ids, visual=visual).logits, half)
 
 
-# --- guidance -----------------------------------------------------------------------------------------------------------
+# --- guidance ---------------------------------------------------------------------------------------------------
 
 
 def count_passes(lavi):

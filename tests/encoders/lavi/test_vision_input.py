@@ -38,7 +38,7 @@ def test_places_start_at_zero(toolbox):
     assert not any(table.any() for table in (projector.tile_emb, projector.frame_emb, projector.image_emb))
 
 
-# --- pooling ------------------------------------------------------------------------------------------------------------
+# --- pooling ----------------------------------------------------------------------------------------------------
 
 
 def test_pooling_averages_real_patches_tile_by_tile():
@@ -103,7 +103,7 @@ def test_mlp_conditioner_in_parts_equals_in_one(toolbox, monkeypatch, gradients)
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-# --- several ViT layers ------------------------------------------------------------------------------------------------
+# --- several ViT layers -----------------------------------------------------------------------------------------
 
 
 def test_dense_features_are_concatenated(toolbox):
@@ -125,7 +125,7 @@ def test_aligned_features_reach_their_own_block_only(toolbox):
     assert not torch.allclose(lavi(ids, visual=base).logits, lavi(ids, visual=changed).logits, atol=1e-3)
 
 
-# --- wrong input -------------------------------------------------------------------------------------------------------
+# --- wrong input ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
