@@ -54,7 +54,7 @@ def encode(text: str) -> np.ndarray:
     return np.array([ids[word] for word in words], np.int64)
 
 
-def _fill(form: str, slots: dict[str, np.ndarray]) -> np.ndarray:
+def fill(form: str, slots: dict[str, np.ndarray]) -> np.ndarray:
     """Many sentences of one form at once, (sentences, n) int64; every slot holds the ids (sentences,) of one word."""
     ids = word_ids()
     words = split_words(form)
@@ -65,19 +65,20 @@ def _fill(form: str, slots: dict[str, np.ndarray]) -> np.ndarray:
     return sentences
 
 
-def _ids(words: Sequence[str]) -> np.ndarray:
+def word_array(words: Sequence[str]) -> np.ndarray:
+    """Token ids of single words, (words,) int64."""
     return np.array([word_ids()[word] for word in words], np.int64)
 
 
 def _number_ids(numbers: np.ndarray) -> np.ndarray:
-    return _ids([str(number) for number in numbers])
+    return word_array([str(number) for number in numbers])
 
 
 def _ask(rng: np.random.Generator, budget: int, rows: np.ndarray, cols: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Questions about facts drawn without replacement, as many as fit in `budget` tokens and at least one, (n,)."""
     length = len(split_words(TURN))
     asked = rng.permutation(len(words))[: max(1, budget // length)]
-    return _fill(TURN, {"row": rows[asked], "col": cols[asked], "word": words[asked]}).ravel()
+    return fill(TURN, {"row": rows[asked], "col": cols[asked], "word": words[asked]}).ravel()
 
 
 def facts(rng: np.random.Generator, budget: int) -> np.ndarray:
@@ -86,13 +87,13 @@ def facts(rng: np.random.Generator, budget: int) -> np.ndarray:
     room = (budget - len(split_words(TURN))) // len(split_words(form))
     count = int(rng.integers(1, max(2, min(SIDE * SIDE, room) + 1)))
     row, col = np.divmod(rng.permutation(SIDE * SIDE)[:count], SIDE)
-    values = _ids(VALUES[rng.integers(len(VALUES))])
+    values = word_array(VALUES[rng.integers(len(VALUES))])
     slots = {
         "row": _number_ids(row + 1),
         "col": _number_ids(col + 1),
         "word": values[rng.integers(len(values), size=count)],
     }
-    stated = _fill(form, slots).ravel()
+    stated = fill(form, slots).ravel()
     return np.concatenate([stated, _ask(rng, budget - len(stated), slots["row"], slots["col"], slots["word"])])
 
 
@@ -104,7 +105,7 @@ def _side(rng: np.random.Generator, room: int) -> int:
 
 def _square(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids of the row numbers, column numbers and words of a full grid in reading order, each (side * side,)."""
-    values = _ids(VALUES[rng.integers(len(VALUES))])
+    values = word_array(VALUES[rng.integers(len(VALUES))])
     row, col = np.divmod(np.arange(side * side), side)
     return _number_ids(row + 1), _number_ids(col + 1), values[rng.integers(len(values), size=side * side)]
 
@@ -120,7 +121,7 @@ def table(rng: np.random.Generator, budget: int) -> np.ndarray:
     name = len(split_words(ROW_NAME)) + 1
     side = _side(rng, budget - len(split_words(TURN)) - name * SIDE)
     rows, cols, words = _square(rng, side)
-    names = _fill(ROW_NAME, {"row": rows[::side]})
+    names = fill(ROW_NAME, {"row": rows[::side]})
     stops = np.full((side, 1), word_ids()["."])
     stated = np.concatenate([names, words.reshape(side, side), stops], axis=1).ravel()
     return np.concatenate([stated, _ask(rng, budget - len(stated), rows, cols, words)])
@@ -141,7 +142,7 @@ def moves(rng: np.random.Generator, budget: int) -> np.ndarray:
         "axis": np.full(count, word_ids()["col" if across else "row"]),
         "place": _number_ids((places if forward else places[::-1]) + 1),
     }
-    return np.concatenate([_fill(form, slots).ravel(), turn])
+    return np.concatenate([fill(form, slots).ravel(), turn])
 
 
 LOOKUPS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {

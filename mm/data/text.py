@@ -17,12 +17,13 @@ import numpy as np
 
 from mm.data.lookups import LOOKUPS
 from mm.data.scene_text import SCENE_DOCUMENTS
+from mm.data.shorthand import SHORTHAND
 from mm.data.split import generator
 from mm.data.tokenizer import tiny_tokenizer, word_ids
 
 __all__ = ["TextConfig", "corpus", "text_batch", "tiny_tokenizer"]
 
-DOCUMENTS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {**LOOKUPS, **SCENE_DOCUMENTS}
+DOCUMENTS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {**LOOKUPS, **SCENE_DOCUMENTS, **SHORTHAND}
 """Kind of document -> writer `f(rng, budget) -> ids (n,)`."""
 MIN_LENGTH = 64
 
