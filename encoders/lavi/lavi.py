@@ -260,7 +260,10 @@ class Lavi(nn.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """Recompute blocks in backward, in the only mode that keeps the gradients of the visual path."""
-        self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+        model = self.backbone.model
+        # transformers renames the method; both take the keywords of torch's checkpoint function.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Lavi:
@@ -270,7 +273,8 @@ class Lavi(nn.Module):
         """
         super().train(mode)
         frozen = not any(parameter.requires_grad for parameter in self.language_model.parameters())
-        if frozen and not self.backbone.model.is_gradient_checkpointing:
+        checkpointed = any(getattr(block, "gradient_checkpointing", False) for block in self.backbone.layers)
+        if frozen and not checkpointed:
             self.language_model.eval()
         return self
 

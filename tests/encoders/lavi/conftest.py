@@ -14,13 +14,13 @@ GRID = (4, 4)
 
 
 def randomise_outputs(lavi: Lavi, seed: int = 1, std: float = 0.3) -> Lavi:
-    """Leave the start: output projections and embeddings of places get random weights."""
+    """Leave the start: output projections, biases and embeddings of places get random values instead of zeros."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in lavi.named_parameters():
             if name.startswith("cond.") and "out_proj" in name:
                 parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
-            if name.startswith("visual_proj.") and name.endswith("_emb"):
+            if name.startswith("visual_proj.") and name.endswith(("_emb", "bias")):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
     return lavi
 
