@@ -1,10 +1,9 @@
 """A whole vision-language model with LaVi inside: vision tower, language model, tokenizer.
 
-Text and pictures never share a sequence: `input_ids` hold words only, pictures go through the tower into a `VisualContext`.
-The batch is that of `mm.vlm`, so that data sets, training and evaluation serve both.
+Text and pictures never share a sequence: `input_ids` hold words only, pictures go through the tower into a
+`VisualContext`. The batch is that of `mm.vlm`, so that data sets, training and evaluation serve both.
 
-Dims: B samples, N text tokens, T pictures (images, tiles or frames) of the batch, P most pictures of a sample, n tokens per
-picture.
+Dims: B samples, N text tokens, T pictures (images, tiles or frames) of the batch, P most pictures of a sample.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ class LaviModelConfig:
     lavi: LaviConfig
     """The visual path; its `vision_width` is the tower's width."""
     picture_ids: Literal["none", "image", "tile", "frame"] = "image"
-    """What several pictures of a sample are; the j-th gets row j of that embedding unless the batch brings ids. none:
-    a set without order."""
+    """What several pictures of a sample are: the j-th gets row j of that embedding unless the batch brings ids. none: a
+    set without order."""
     interleaved: bool = False
-    """A word sees the pictures placed before it, instead of all pictures of its sample (one visual set, as published)."""
+    """True: a word sees the pictures placed before it. False, as published: all pictures of its sample."""
     grids: tuple[tuple[int, int], ...] = ()
     """Any-resolution input: allowed (rows, columns) of tiles beside the thumbnail; () = one picture each."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -60,8 +59,8 @@ class LaviModelConfig:
         if self.lavi.vision_feature_layers != (self.tower.layer,):
             raise ValueError(
                 f"the tower is read at layer {self.tower.layer}, but lavi.vision_feature_layers is "
-                f"{self.lavi.vision_feature_layers}; set it to ({self.tower.layer},). Several layers need Lavi.encode_vision "
-                "with features of your own"
+                f"{self.lavi.vision_feature_layers}; set it to ({self.tower.layer},). For several layers give your own "
+                "features to Lavi.encode_vision"
             )
 
 

@@ -26,7 +26,9 @@ class PicturePacking:
     """Every sample has P pictures, so that nothing is padded."""
 
     @classmethod
-    def from_counts(cls, num_pictures: int, batch_size: int, counts: Tensor | None, device: torch.device) -> PicturePacking:
+    def from_counts(
+        cls, num_pictures: int, batch_size: int, counts: Tensor | None, device: torch.device
+    ) -> PicturePacking:
         """Plan for `counts` (B,) pictures per sample; None: all samples have the same number. Reads `counts` once.
 
         Raises:
@@ -34,14 +36,18 @@ class PicturePacking:
         """
         if counts is None:
             if num_pictures % batch_size:
-                raise ValueError(f"{num_pictures} pictures cannot be shared out evenly to {batch_size} samples; give visual_counts")
+                raise ValueError(
+                    f"{num_pictures} pictures cannot be shared out evenly to {batch_size} samples; give visual_counts"
+                )
             numbers = [num_pictures // batch_size] * batch_size
         else:
             numbers = [int(number) for number in counts.tolist()]
         if len(numbers) != batch_size:
             raise ValueError(f"visual_counts has {len(numbers)} entries for a batch of {batch_size} samples")
         if sum(numbers) != num_pictures or min(numbers) < 0:
-            raise ValueError(f"visual_counts {numbers} sums to {sum(numbers)}, but pixel_values holds {num_pictures} pictures")
+            raise ValueError(
+                f"visual_counts {numbers} sums to {sum(numbers)}, but pixel_values holds {num_pictures} pictures"
+            )
         repeats = torch.tensor(numbers, device=device)
         row = torch.arange(batch_size, device=device).repeat_interleave(repeats, output_size=num_pictures)
         column = torch.arange(num_pictures, device=device) - (repeats.cumsum(0) - repeats)[row]

@@ -58,7 +58,7 @@ class LaviProcessor(VLMProcessor):
         """A batch as `VLMProcessor` makes it, but without placeholders in `input_ids`.
 
         Returns:
-            Its keys, and for interleaved models `image_starts` (B, P): text tokens in front of each picture of a sample.
+            Its keys, and for interleaved models `image_starts` (B, P): text tokens in front of each picture.
         """
         batch = super().__call__(images, text, answers, raw=raw, padding_side=padding_side)
         if not self.tokens_per_picture:
