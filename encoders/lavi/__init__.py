@@ -1,10 +1,13 @@
 """LaVi: vision enters a language model through its normalisation layers (arXiv:2506.16691).
 
-lavi = attach(hf_causal_lm, LaviConfig(vision_width=1024))
-context = lavi.encode_vision(features)                 # once per image
-lavi(input_ids, visual=context).logits                 # as often as wanted; the sequence stays text only
-lavi.generate(input_ids, visual=context)
-detach(lavi)
+    lavi = attach(hf_causal_lm, LaviConfig(vision_width=1024))
+    context = lavi.encode_vision(features)                 # once per image
+    lavi(input_ids, visual=context).logits                 # as often as wanted
+    lavi.generate(input_ids, visual=context)
+    detach(lavi)
+
+The sequence inside the language model stays text only. `mm.encoders.lavi.model.LaviModel` adds a vision tower and a
+tokenizer to it.
 """
 
 from mm.encoders.lavi.attach import attach, detach

@@ -3,8 +3,8 @@
     ViLN(h | V) = (gamma + dgamma) * xhat + (beta + dbeta) = norm(h) + dgamma * xhat + dbeta
 
 The second form is the one computed: norm(h) comes from the untouched pretrained module in its own rounding, the delta
-branch is added in float32 and rounded once. So zero deltas give the pretrained result bit for bit, and small deltas
-next to large weights survive bfloat16 (gamma + dgamma would not).
+branch is added in float32 and rounded once. So zero deltas give the pretrained result bit for bit, and deltas below the
+resolution of a large bfloat16 weight are not lost (gamma + dgamma would lose them).
 
 xhat is h standardised the way the norm does it: RMS norms (Llama, Qwen, Gemma) do not subtract the mean, LayerNorm
 does. RMS norms have no shift of their own; dbeta is added all the same.

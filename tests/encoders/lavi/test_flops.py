@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mm.encoders.lavi import LaviConfig
-from mm.encoders.lavi.flops import (
-    QWEN2_7B,
-    VICUNA_7B,
-    conditioner_flops,
-    conditioner_parameters,
-    rows,
-    text_cache_bytes,
-    visual_cache_bytes,
-)
+from mm.encoders.lavi.flops import conditioner_flops, conditioner_parameters, rows, visual_cache_bytes
 
 # setting, concatenation TFLOP, LaVi TFLOP, saving, vision TFLOP: computed by hand from public backbone shapes, N = 50.
 TABLE = [
@@ -37,13 +29,12 @@ def test_table_at_full_size(row, expected):
 
 
 def test_parameters_and_caches_at_full_size():
-    assert QWEN2_7B.linear_weights == pytest.approx(6.525e9, rel=1e-3)
-    assert VICUNA_7B.linear_weights == pytest.approx(6.476e9, rel=1e-3)
     assert conditioner_parameters(LaviConfig(vision_width=1152), 3584, 28) == pytest.approx(160.0e6, rel=1e-3)
     assert conditioner_parameters(LaviConfig(vision_width=1024), 4096, 32) == pytest.approx(207.6e6, rel=1e-3)
     assert visual_cache_bytes(LaviConfig(vision_width=1152), 28, 729) == pytest.approx(5.2e6, rel=0.01)
     assert visual_cache_bytes(LaviConfig(vision_width=1152), 28, 7290) == pytest.approx(52e6, rel=0.01)
-    assert text_cache_bytes(QWEN2_7B, 7340) == pytest.approx(421e6, rel=1e-3)
+    assert [round(row["cache_mb"], 1) for row in rows()[:3]] == [4.7, 26.1, 52.3]
+    assert [round(row["baseline_cache_mb"]) for row in rows()[:3]] == [302, 209, 418]
 
 
 def test_decoding_one_token_costs_little_more():
