@@ -53,6 +53,8 @@ DATA.add("folder", "mm.data.folder_module:FolderData")
 
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 
+BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
+
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
 VERBS.add("tour", "mm.app.tour:main", about="run every shipped system once and write one HTML page")
 VERBS.add("fit", "mm.training.cli:fit", about="train a model from a run configuration")
