@@ -104,6 +104,14 @@ class Run(LightningCLI):
         if self.config.trainer.default_root_dir is not None:
             raise ValueError("trainer.default_root_dir would be ignored; set out")
 
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; a value that a class refuses is one sentence too."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            source = f"{self._texts[0][0]}: " if len(self._texts) == 1 else ""
+            raise ValueError(source + sentence(str(error))) from error
+
     def after_instantiate_classes(self) -> None:
         """Only modules that log, resume and schedule as this toolkit promises."""
         if not isinstance(self.model, TrainingModule):
