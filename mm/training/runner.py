@@ -199,12 +199,12 @@ class Run(LightningCLI):
     def _evaluate(self) -> dict[str, Any]:
         checkpoint = self._checkpoint_to_evaluate()
         folder = self.out / self.verb
-        self._record(folder, checkpoint=None if checkpoint is None else str(checkpoint))
+        self._record(folder, checkpoint=checkpoint)
         arguments: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
         arguments |= {"return_predictions": False} if self.verb == "predict" else {"verbose": False}
         found = getattr(self.trainer, self.verb)(self.model, **arguments)
         metrics = {} if self.verb == "predict" else self._metrics({k: v for part in found for k, v in part.items()})
-        result = {"out": str(folder), "checkpoint": checkpoint and str(checkpoint), "metrics": metrics}
+        result: dict[str, Any] = {"out": str(folder), "checkpoint": checkpoint, "metrics": metrics}
         for writer in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(writer, JsonLines):
                 result |= {"predictions": str(writer.path(self.trainer)), "count": writer.count}

@@ -252,3 +252,13 @@ def test_accumulated_steps_are_logged_once(config, tmp_path):
     words = ["--trainer.accumulate_grad_batches", 2, "--trainer.max_steps", 4, "--trainer.log_every_n_steps", 2]
     assert run("fit", "--config", config, "--out", tmp_path, *words) == 0
     assert list(curve(tmp_path)) == [1, 2, 4]
+
+
+def test_two_accumulated_halves_are_one_batch(config, tmp_path):
+    words = ["fit", "--config", config, "--model.dropout", 0, "--trainer.max_steps", 5]
+    assert run(*words, "--out", tmp_path / "whole", "--data.batch", 4) == 0
+    halves = ["--data.batch", 2, "--trainer.accumulate_grad_batches", 2]
+    assert run(*words, "--out", tmp_path / "halves", *halves) == 0
+    assert list(curve(tmp_path / "halves").values()) == pytest.approx(
+        list(curve(tmp_path / "whole").values()), rel=1e-5
+    )
