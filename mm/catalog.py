@@ -48,6 +48,9 @@ def list_models(pattern: str = "*") -> list[str]:
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
 MODELS.add("llava_tiny", "mm.vlm.presets:llava_tiny")
 
+DATA.add("procedural", "mm.data.module:ProceduralData")
+DATA.add("folder", "mm.data.folder_module:FolderData")
+
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")

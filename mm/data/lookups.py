@@ -15,7 +15,7 @@ import numpy as np
 
 from mm.data.frames import QUESTIONS
 from mm.data.tokenizer import word_ids
-from mm.data.words import COLOURS, DIGITS, GLYPHS, SHAPES
+from mm.data.words import COLOURS, DIGITS, GLYPHS, PUNCTUATION, SHAPES, VOCABULARY
 
 FACT_FORMS = (
     "row {row} col {col} is {word}.",
@@ -26,7 +26,7 @@ FACT_FORMS = (
 TURN = "question: row {row} col {col}? answer: {word}<eos>"
 ROW_NAME = "row {row}:"
 MOVE_FORMS = ("frame {frame} {axis} {place}.", "frame {frame}: {axis} {place}.", "clip {frame} {axis} {place}.")
-MOVE_TURN = "question: {question} answer: {word}<eos>"
+PLAIN_TURN = "question: {question} answer: {word}<eos>"
 VALUES = (DIGITS, DIGITS, DIGITS, GLYPHS, tuple(COLOURS), SHAPES)
 """What stands in the cells; one group per document, digits in half of them."""
 SIDE = 8
@@ -52,6 +52,14 @@ def encode(text: str) -> np.ndarray:
     if unknown:
         raise ValueError(f"not in the vocabulary of the procedural world: {', '.join(unknown)} (in {text!r})")
     return np.array([ids[word] for word in words], np.int64)
+
+
+def decode(ids: np.ndarray) -> str:
+    """Text of token ids, with punctuation at its word; `encode` gives the ids again."""
+    text = " ".join(VOCABULARY[index] for index in ids)
+    for mark in (*PUNCTUATION, "<eos>"):
+        text = text.replace(f" {mark}", mark)
+    return text
 
 
 def fill(form: str, slots: dict[str, np.ndarray]) -> np.ndarray:
@@ -97,6 +105,25 @@ def facts(rng: np.random.Generator, budget: int) -> np.ndarray:
     return np.concatenate([stated, _ask(rng, budget - len(stated), slots["row"], slots["col"], slots["word"])])
 
 
+def inline(rng: np.random.Generator, budget: int) -> np.ndarray:
+    """One question that states its facts itself: it can be answered whatever the picture shows, (n,) int64."""
+    room = (budget - len(split_words(TURN))) // len(split_words(FACT_FORMS[0]))
+    question, answer = inline_question(rng, facts=min(12, room))
+    return encode(PLAIN_TURN.format(question=question, word=answer))
+
+
+def inline_question(rng: np.random.Generator, facts: int) -> tuple[str, str]:
+    """A question with 1 to `facts` facts about different cells in front of it, and its answer."""
+    count = int(rng.integers(1, facts + 1))
+    cells = [(cell // SIDE + 1, cell % SIDE + 1) for cell in rng.permutation(SIDE * SIDE)[:count]]
+    values = VALUES[rng.integers(len(VALUES))]
+    words = [values[index] for index in rng.integers(len(values), size=count)]
+    stated = [FACT_FORMS[0].format(row=row, col=col, word=word) for (row, col), word in zip(cells, words, strict=True)]
+    asked = int(rng.integers(count))
+    row, col = cells[asked]
+    return f"{' '.join(stated)} row {row} col {col}?", words[asked]
+
+
 def _side(rng: np.random.Generator, room: int) -> int:
     """Side of a grid: the largest that fits in half of the documents, else any."""
     largest = int(np.clip(np.sqrt(max(1, room)), 1, SIDE))
@@ -134,7 +161,7 @@ def moves(rng: np.random.Generator, budget: int) -> np.ndarray:
     across = choices == frozenset(("left", "right"))
     forward = rng.random() < 0.5
     word = {(True, True): "right", (True, False): "left", (False, True): "down", (False, False): "up"}[across, forward]
-    turn = encode(MOVE_TURN.format(question=question, word=word))
+    turn = encode(PLAIN_TURN.format(question=question, word=word))
     count = int(rng.integers(2, max(3, min(SIDE, (budget - len(turn)) // len(split_words(form))) + 1)))
     places = np.sort(rng.permutation(SIDE)[:count])
     slots = {
@@ -149,6 +176,7 @@ LOOKUPS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "facts": facts,
     "grid": grid,
     "table": table,
+    "inline": inline,
     "moves": moves,
 }
 """Kind of document -> writer `f(rng, budget)`; the document has at most `budget` tokens when budget is 40 or more."""

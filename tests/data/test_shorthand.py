@@ -11,7 +11,7 @@ from mm.data.shorthand import SHORTHAND
 from mm.data.tokenizer import tiny_tokenizer
 from mm.data.words import DIGITS, PLACES
 
-CELL = re.compile(r"^([a-h])([1-8])(%s)$" % "|".join(DIGITS))
+CELL = re.compile(rf"^([a-h])([1-8])({'|'.join(DIGITS)})$")
 THING = re.compile(r"^([1-9])(red|orange|yellow|green|cyan|blue|purple|pink)([a-z]+)$")
 
 
