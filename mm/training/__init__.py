@@ -10,13 +10,14 @@ from typing import Any
 
 _PLACES = {
     "EMA": "mm.training.ema",
+    "FeatureCache": "mm.training.feature_cache",
+    "FeatureWriter": "mm.training.feature_cache",
     "GroupRule": "mm.training.param_groups",
     "OptimizerConfig": "mm.training.module",
     "TrainingModule": "mm.training.module",
-    "param_groups": "mm.training.param_groups",
     "schedule_factor": "mm.training.schedule",
 }
-__all__ = ["EMA", "GroupRule", "OptimizerConfig", "TrainingModule", "schedule_factor"]
+__all__ = ["EMA", "FeatureCache", "FeatureWriter", "GroupRule", "OptimizerConfig", "TrainingModule", "schedule_factor"]
 
 
 def __getattr__(name: str) -> Any:

@@ -134,13 +134,13 @@ class RandomState(Callback):
 
 def pack_random_state() -> Tensor:
     """States of torch (CPU and the current CUDA device), numpy and Python in one row of bytes."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
     version, words, gauss_next = random.getstate()
     assert name == "MT19937" and version == 3
     parts = [
         torch.get_rng_state(),
         torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.zeros(16, dtype=torch.uint8),
-        torch.from_numpy(keys.astype(np.int64)).view(torch.uint8),
+        torch.from_numpy(np.asarray(keys, dtype=np.int64)).view(torch.uint8),
         torch.tensor([position, has_gauss], dtype=torch.int64).view(torch.uint8),
         torch.tensor([gauss], dtype=torch.float64).view(torch.uint8),
         torch.tensor(words, dtype=torch.int64).view(torch.uint8),

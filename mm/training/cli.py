@@ -77,6 +77,8 @@ def main(argv: Sequence[str], verb: str) -> int:
 
     run = Run(verb, configs, words, allow=own.allow, out=_default_out(own.config), command=["mm", verb, *argv])
     result = run.start()
+    if not run.trainer.is_global_zero:
+        return OK
     if own.json:
         emit_json(result)
     elif result.get("metrics"):

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 NOISE = re.compile(r"^(-\s*)?(Does not validate|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value)")
 BAD_KEY = re.compile(r"option '([\w.]+)'", re.IGNORECASE)
+FOREIGN = re.compile(r"Importing '(\w+)[^']*' is not allowed, denied by .* to allow it\.")
 CLASS = re.compile(r"class_path '([\w.]+)'")
 
 
@@ -30,6 +31,7 @@ def sentence(report: str, known: Sequence[str] = ()) -> str:
     text = " ".join(line.removeprefix("- ") for line in lines)
     text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
     text = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", text)
+    text = FOREIGN.sub(r"not from this toolkit, Lightning or torch; if you trust it, add --allow \1", text)
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
     bad = BAD_KEY.search(report)
     if bad:

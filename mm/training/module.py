@@ -83,8 +83,8 @@ class TrainingModule(LightningModule):
         Returns:
             loss: Scalar to minimise, a mean over the batch.
             logs: Scalars to log under their names. Two names have a meaning: `weight`, how many terms the mean runs
-                over (answer tokens, say), makes several processes average exactly like one; `visual_tokens_per_sample`
-                is what the language model sees of a picture.
+                over (answer tokens, say), makes several processes average exactly like one (accumulated batches still
+                count alike); `visual_tokens_per_sample` is what the language model sees of a picture.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement compute_loss(batch)")
 

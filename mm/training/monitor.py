@@ -22,7 +22,7 @@ PLAIN_LINE_EVERY_S = 10.0
 class Monitor(Callback):
     """Logs one row every `trainer.log_every_n_steps` optimiser steps, and a plain line now and then without a terminal.
 
-    Columns: loss (mean over processes), lr, grad_norm (before clipping), samples_per_s (all processes),
+    Columns: loss (mean over processes and accumulated batches), lr, grad_norm (before clipping), samples_per_s (all processes),
     visual_tokens_per_sample and whatever else the loss reports, memory_gib (peak: GPU allocator, or resident set),
     eta_s, tflop_per_step and tflop_per_s (one process; forward and backward, counted once on the meta device).
 
@@ -32,6 +32,8 @@ class Monitor(Callback):
 
     def __init__(self) -> None:
         self._samples = 0
+        self._micro: list[Tensor] = []
+        self._last_step = 0
         self._window_start = 0.0
         self._window_step = 0
         self._step_flops: int | None = None
@@ -43,6 +45,8 @@ class Monitor(Callback):
         for sink in trainer.loggers:
             if isinstance(sink, CurveLogger):
                 sink.start(trainer.global_step)
+        self._micro.clear()
+        self._last_step = trainer.global_step
         self._window_start, self._window_step, self._samples = time.monotonic(), trainer.global_step, 0
 
     def on_train_batch_start(  # type: ignore[override]
@@ -59,15 +63,21 @@ class Monitor(Callback):
     ) -> None:
         """Log at the end of an optimiser step whose turn it is."""
         self._samples += pl_module.batch_size(batch)
+        self._micro.append(outputs["loss"].detach().float())
+        if trainer.global_step == self._last_step:
+            return  # in the middle of an accumulated step
+        self._last_step = trainer.global_step
+        loss = torch.stack(self._micro).mean() * trainer.accumulate_grad_batches  # Lightning divides by it
+        self._micro.clear()
         every = max(trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
         due = trainer.global_step % every == 0 or trainer.global_step in (1, trainer.max_steps)
-        if not due or trainer.global_step == self._window_step:  # the latter: inside an accumulated step
+        if not due:
             return
-        row = self._row(trainer, pl_module, outputs)
+        row = self._row(trainer, pl_module, loss, outputs.get("logs", {}))
         for sink in trainer.loggers:
             sink.log_metrics(row, step=trainer.global_step)
-        shown = {key: row[key] for key in ("loss", "grad_norm") if key in row}
-        pl_module.log_dict(shown, prog_bar=True, logger=False)
+        for name in ("loss", "grad_norm"):
+            pl_module.log(name, row[name], prog_bar=True, logger=False)
         self._say(trainer, row)
         if not math.isfinite(row["loss"]):
             raise ValueError(
@@ -76,15 +86,14 @@ class Monitor(Callback):
             )
         self._window_start, self._window_step, self._samples = time.monotonic(), trainer.global_step, 0
 
-    def _row(self, trainer: Trainer, module: TrainingModule, outputs: Any) -> dict[str, float]:
+    def _row(self, trainer: Trainer, module: TrainingModule, loss: Tensor, logs: dict[str, Any]) -> dict[str, float]:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds = max(time.monotonic() - self._window_start, 1e-9)
         steps = trainer.global_step - self._window_step
-        loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches  # Lightning divides by it
         row = {"loss": _number(trainer.strategy.reduce(loss, reduce_op="mean"))}
         row |= {"lr": module.last_lr or 0.0, "grad_norm": _number(module.last_grad_norm)}
-        row |= {key: _number(value) for key, value in outputs.get("logs", {}).items()}
+        row |= {key: _number(value) for key, value in logs.items()}
         row["samples_per_s"] = self._samples * trainer.world_size / seconds
         row["memory_gib"] = peak_memory_gib()
         row["eta_s"] = max(_total_steps(trainer) - trainer.global_step, 0) * seconds / steps

@@ -104,6 +104,14 @@ class Run(LightningCLI):
         if self.config.trainer.default_root_dir is not None:
             raise ValueError("trainer.default_root_dir would be ignored; set out")
 
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; a value that a class refuses is one sentence too."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            source = f"{self._texts[0][0]}: " if len(self._texts) == 1 else ""
+            raise ValueError(source + sentence(str(error))) from error
+
     def after_instantiate_classes(self) -> None:
         """Only modules that log, resume and schedule as this toolkit promises."""
         if not isinstance(self.model, TrainingModule):
@@ -191,12 +199,12 @@ class Run(LightningCLI):
     def _evaluate(self) -> dict[str, Any]:
         checkpoint = self._checkpoint_to_evaluate()
         folder = self.out / self.verb
-        self._record(folder, checkpoint=None if checkpoint is None else str(checkpoint))
+        self._record(folder, checkpoint=checkpoint)
         arguments: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
         arguments |= {"return_predictions": False} if self.verb == "predict" else {"verbose": False}
         found = getattr(self.trainer, self.verb)(self.model, **arguments)
         metrics = {} if self.verb == "predict" else self._metrics({k: v for part in found for k, v in part.items()})
-        result = {"out": str(folder), "checkpoint": checkpoint and str(checkpoint), "metrics": metrics}
+        result: dict[str, Any] = {"out": str(folder), "checkpoint": checkpoint, "metrics": metrics}
         for writer in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(writer, JsonLines):
                 result |= {"predictions": str(writer.path(self.trainer)), "count": writer.count}

@@ -14,6 +14,7 @@ import yaml
 
 import mm
 from mm import cli
+from mm.training.schedule import schedule_factor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,7 +124,7 @@ def test_resuming_does_continue_and_does_not_start_again(config, finished, tmp_p
     assert curve(tmp_path) == half
 
 
-def test_resume_with_ema_equals_uninterrupted_and_leaves_frozen_weights(config, tmp_path, monkeypatch):
+def test_resume_with_ema_equals_uninterrupted_and_leaves_frozen_weights(config, finished, tmp_path, monkeypatch):
     words = ["fit", "--config", config, "--ema", 0.9, "--trainer.max_steps", 12]
     assert run(*words, "--out", tmp_path / "whole") == 0
     compute, steps = toy.ToyModule.compute_loss, []
@@ -142,9 +143,19 @@ def test_resume_with_ema_equals_uninterrupted_and_leaves_frozen_weights(config, 
     assert curve(tmp_path / "part") == curve(tmp_path / "whole")
     whole, part = (toy.ToyModel.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "part"))
     assert all(torch.equal(value, part[key]) for key, value in whole.items())
+    never_averaged = toy.ToyModel.from_pretrained(finished / "model")  # the same seed
+    assert torch.equal(never_averaged.frozen.weight, whole["frozen.weight"])
     live = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["current_model_state"]
-    assert torch.equal(live["model.frozen.weight"], whole["frozen.weight"])
     assert not torch.equal(live["model.head.weight"], whole["head.weight"])
+
+
+def test_a_longer_run_continues_on_the_schedule_of_its_own_length(config, tmp_path):
+    for steps in (6, 9):
+        assert run("fit", "--config", config, "--out", tmp_path, "--trainer.max_steps", steps) == 0
+    with (tmp_path / "metrics.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    expected = [schedule_factor(step, total_steps=9, warmup=0.1, floor=0.0) for step in (6, 7, 8)]
+    assert rates[6:] == pytest.approx([0.05 * factor for factor in expected])
 
 
 def test_a_folder_of_another_run_is_not_mixed(config, finished, capsys):
@@ -241,3 +252,13 @@ def test_accumulated_steps_are_logged_once(config, tmp_path):
     words = ["--trainer.accumulate_grad_batches", 2, "--trainer.max_steps", 4, "--trainer.log_every_n_steps", 2]
     assert run("fit", "--config", config, "--out", tmp_path, *words) == 0
     assert list(curve(tmp_path)) == [1, 2, 4]
+
+
+def test_two_accumulated_halves_are_one_batch(config, tmp_path):
+    words = ["fit", "--config", config, "--model.dropout", 0, "--trainer.max_steps", 5]
+    assert run(*words, "--out", tmp_path / "whole", "--data.batch", 4) == 0
+    halves = ["--data.batch", 2, "--trainer.accumulate_grad_batches", 2]
+    assert run(*words, "--out", tmp_path / "halves", *halves) == 0
+    assert list(curve(tmp_path / "halves").values()) == pytest.approx(
+        list(curve(tmp_path / "whole").values()), rel=1e-5
+    )
