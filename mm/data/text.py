@@ -89,7 +89,7 @@ def answer_mask(input_ids: np.ndarray) -> np.ndarray:
     place = np.arange(input_ids.shape[-1])
     begun = np.maximum.accumulate(np.where(after, place, -1), axis=-1)
     ended = np.maximum.accumulate(np.where(ends, place, -1), axis=-1)
-    return (begun >= 0) & (begun > ended) | after
+    return begun > ended
 
 
 def text_batch(seed: int, batch: int, length: int, config: TextConfig | None = None) -> tuple[np.ndarray, np.ndarray]:

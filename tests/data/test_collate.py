@@ -4,6 +4,11 @@ import pytest
 from mm.data.collate import collate
 from mm.data.contact_sheet import contact_sheet, shortened
 from mm.data.sample import VisualSample
+from mm.data.tasks import TASKS, make_sample
+from mm.data.tokenizer import tiny_tokenizer
+from mm.vision import ImagePreprocessing, ImageProcessor
+from mm.vlm.config import PromptConfig
+from mm.vlm.processor import VLMProcessor
 
 PICTURE = np.full((4, 6, 3), 200, np.uint8)
 
@@ -77,3 +82,35 @@ def test_wrong_contact_sheets_are_refused():
         contact_sheet([])
     with pytest.raises(ValueError, match="1 samples but 2 answers"):
         contact_sheet([VisualSample([PICTURE], "a", "b")], answers=["a", "b"])
+
+
+@pytest.fixture(scope="module")
+def processor():
+    images = ImageProcessor(ImagePreprocessing(size=32))
+    return VLMProcessor(tiny_tokenizer(), images, tokens_per_picture=4, prompt=PromptConfig(format="chat"))
+
+
+@pytest.mark.parametrize("names", [list(TASKS), ["text"]])
+def test_the_processor_of_the_models_reads_every_task(processor, names):
+    tokenizer = processor.tokenizer
+    samples = [make_sample(seed, {name: 1.0}) for seed, name in enumerate(names)]
+    batch = collate(samples, processor)
+    pictures = [len(sample.images) for sample in samples]
+    assert batch["visual_counts"].tolist() == pictures and len(batch["pixel_values"]) == sum(pictures)
+    assert ((batch["input_ids"] == tokenizer.image_token_id).sum(1) == 4 * batch["visual_counts"]).all()
+    assert not (batch["input_ids"] == tokenizer.unk_token_id).any()
+    for sample, ids, labels in zip(samples, batch["input_ids"], batch["labels"], strict=True):
+        learned = labels[labels != -100]
+        expected = tokenizer(sample.answer or sample.text, add_special_tokens=False).input_ids
+        assert learned.tolist() == [*expected, tokenizer.eos_token_id]
+        asked = tokenizer.decode(ids[labels == -100], skip_special_tokens=True)
+        assert asked == (f"question: {sample.question} answer:" if sample.question else "")
+
+
+def test_the_processor_of_the_models_reads_conversations(processor):
+    sample = VisualSample([PICTURE], "what colour?", "red", meta={"history": [("what shape?", "circle")]})
+    batch = collate([sample], processor)
+    ids, labels = batch["input_ids"][0], batch["labels"][0]
+    text = "question: what shape? answer: circle <eos> question: what colour? answer: red <eos>"
+    assert processor.tokenizer.decode(ids) == "<bos> " + "<image> " * 4 + text
+    assert processor.tokenizer.decode(labels[labels != -100]) == "circle <eos> red <eos>"

@@ -160,6 +160,16 @@ def test_a_resumed_run_may_change_its_batch_size(tmp_path):
     assert resumed.seen == [[6, 7, 8, 9, 10]]
 
 
+def test_the_position_follows_what_was_used_not_what_was_fetched(records):
+    loader = FolderData(recorded(records, shuffle=0)).train_dataloader()
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    for read in (2, 4, 6):
+        loader.confirm()
+        assert loader.stream.done == {0: (0, read)}
+
+
 def test_confirming_more_than_was_fetched_is_an_error():
     loader = ProceduralData(procedural()).train_dataloader()
     with pytest.raises(RuntimeError, match="did not yield"):
