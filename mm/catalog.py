@@ -46,12 +46,15 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
-MODELS.add("llava_tiny", "mm.vlm.presets:llava_tiny")
+MODELS.add("llava_tiny", "mm.zoo.presets:llava_tiny")
+MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
+MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
 
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
+MODULES.add("llava", "mm.training.host:HostModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
 
