@@ -137,11 +137,22 @@ def test_10_detach_restores_modules_and_keys(toolbox, family):
     lavi = attach(model, toolbox.config())
     assert [key.removeprefix("language_model.") for key in lavi.state_dict() if "language_model" in key] == keys
     assert detach(lavi) is model
+    assert not lavi.backbone.decoder._forward_pre_hooks
     assert {name: type(module) for name, module in model.named_modules()} == classes
     assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
     assert list(model.state_dict()) == keys
     with pytest.raises(ValueError, match="detached"):
         lavi(toolbox.ids(), visual=None)
+
+
+def test_10_detach_gives_checkpointing_back_as_it_was(toolbox, gradients):
+    lavi = toolbox.lavi().train()
+    lavi.gradient_checkpointing_enable()
+    functions = [block._gradient_checkpointing_func for block in lavi.backbone.layers]
+    lavi(toolbox.ids(), visual=toolbox.encode(lavi))
+    assert [block._gradient_checkpointing_func for block in lavi.backbone.layers] != functions
+    detach(lavi)
+    assert [block._gradient_checkpointing_func for block in lavi.backbone.layers] == functions
 
 
 # --- 11 ---------------------------------------------------------------------------------------------------------

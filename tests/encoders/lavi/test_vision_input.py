@@ -103,6 +103,16 @@ def test_mlp_conditioner_in_parts_equals_in_one(toolbox, monkeypatch, gradients)
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_padding_inside_a_tile_counts_as_empty_for_the_convolution(toolbox):
+    block = toolbox.lavi(conditioner="conv").cond.block(0)
+    tokens = torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(2, 32, generator=torch.Generator().manual_seed(2)) < 0.5
+    (cells,) = block.prepare(tokens, mask, (4, 4))
+    (expected,) = block.prepare(tokens * mask[..., None], None, (4, 4))
+    torch.testing.assert_close(cells, expected)
+    assert not torch.allclose(cells, block.prepare(tokens, None, (4, 4))[0], atol=1e-3)
+
+
 # --- attention conditioner ---------------------------------------------------------------------------------------
 
 
@@ -191,6 +201,8 @@ def test_contexts_must_fit_the_batch_and_the_model(toolbox):
     lavi, ids = toolbox.lavi(), toolbox.ids(batch=3)
     with pytest.raises(ValueError, match="2 rows, the text batch 3"):
         lavi(ids, visual=toolbox.encode(lavi))
+    with pytest.raises(ValueError, match="2 rows, the text batch 4"):  # a multiple must not pass for beams
+        lavi(toolbox.ids(batch=4), visual=toolbox.encode(lavi))
     with lavi.seeing(toolbox.encode(lavi)), pytest.raises(ValueError, match="2 rows, the text batch 3"):
         lavi.language_model(ids)
     other = toolbox.lavi(layers="every:1")
