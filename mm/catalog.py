@@ -25,8 +25,14 @@ BENCH_FLOPS = Registry("FLOP benchmark")
 BENCH_LATENCY = Registry("latency benchmark")
 """System name -> `f(*, device, repeats) -> list[dict]`."""
 
+BENCH_KERNELS = Registry("kernel benchmark")
+"""Kernel name -> `f(*, device, repeats) -> list[dict]`."""
+
 EVALUATORS = Registry("zoo evaluator")
 """Shipped model name -> `f(model, *, seed) -> dict[str, float]`, re-run by `mm zoo verify`."""
+
+VERBS = Registry("command")
+"""Word after `mm` -> `run(argv: list[str]) -> int`, listed by `mm --help` with its `about` line, in this order."""
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -43,3 +49,6 @@ MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
 MODELS.add("llava_tiny", "mm.vlm.presets:llava_tiny")
 
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
+
+VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
+VERBS.add("tour", "mm.app.tour:main", about="run every shipped system once and write one HTML page")

@@ -102,7 +102,7 @@ def config_from_dict(cls: type[Config], data: Mapping[str, Any], *, source: str 
 
 
 def _read_value(hint: Any, value: Any, source: str) -> Any:
-    """JSON value -> the type of a config field: dataclasses are rebuilt, lists become tuples where a tuple is declared."""
+    """JSON value -> the type of a field: dataclasses are rebuilt, lists become tuples where a tuple is declared."""
     if get_origin(hint) in (Union, UnionType):
         options = [option for option in get_args(hint) if option is not NoneType]
         if value is None:
@@ -115,8 +115,12 @@ def _read_value(hint: Any, value: Any, source: str) -> Any:
     if is_dataclass(hint) and isinstance(value, Mapping):
         return config_from_dict(hint, value, source=source)  # type: ignore[arg-type]
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        item = get_args(hint)[0] if get_args(hint) else Any
-        return tuple(_read_value(item, entry, source) for entry in value)
+        items = get_args(hint) or (Any, ...)
+        if items[-1] is Ellipsis:
+            return tuple(_read_value(items[0], entry, source) for entry in value)
+        if len(items) != len(value):
+            raise ValueError(f"{source}: needs {len(items)} values, got {len(value)}")
+        return tuple(_read_value(item, entry, source) for item, entry in zip(items, value, strict=True))
     return value
 
 
@@ -223,8 +227,12 @@ class Pretrained:
         """Build the model for `config` with random weights; `folder` holds what `save_extras` wrote."""
         return cls(config)  # type: ignore[call-arg]
 
-    def save_pretrained(self, path: str | Path) -> Path:
+    def save_pretrained(self, path: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write the model folder, whole or not at all; an older folder at `path` survives a failure.
+
+        Args:
+            path: Folder to write.
+            dtype: Store floating-point tensors in this dtype (half the size with float16); `None` keeps theirs.
 
         Returns:
             The folder.
@@ -236,7 +244,7 @@ class Pretrained:
             config = {"model_class": f"{type(self).__module__}:{type(self).__qualname__}", "mm_version": mm.__version__}
             write_json(folder / CONFIG_FILE, config | {"config": asdict(self.config)})
             write_json(folder / PREPROCESSOR_FILE, self.preprocessing())
-            state = {key: value.detach().contiguous().cpu() for key, value in self.checkpoint_state().items()}
+            state = {key: _stored(value, dtype) for key, value in self.checkpoint_state().items()}
             save_file(_untied(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
             self.save_extras(folder)
         return Path(path)
@@ -265,6 +273,11 @@ class Pretrained:
         model = cls.from_saved(config, folder)
         model.load_checkpoint_state(read_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
         return model.to(device=device, dtype=dtype).eval()  # type: ignore[attr-defined, no-any-return]
+
+
+def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    value = value.detach().contiguous().cpu()
+    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
 
 def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
