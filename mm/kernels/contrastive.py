@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mm.kernels.dispatch import Candidate, Dispatcher, situation
 
-BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
-"""Size of one block of attention: what fits the cache, or fills the device."""
+BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
+"""Size of one block of attention: what fits the cache, or keeps a GPU busy."""
 TINY = 1e-8
 """Smallest product of norms in a cosine, as in torch.nn.functional.cosine_similarity."""
 
@@ -66,8 +66,8 @@ def local_contrastive_similarity(
         >>> local_contrastive_similarity(torch.randn(2, 8, 16), torch.randn(3, 5, 16)).shape
         torch.Size([2, 3])
 
-    Source: VELVET-Med (Zhang et al. 2025, arXiv:2508.12108), hierarchical contrastive learning; formula of its published
-        code, in the style of GLoRIA (Huang et al. 2021).
+    Source: VELVET-Med (Zhang et al. 2025, arXiv:2508.12108), hierarchical contrastive learning; formula of its
+        published code, in the style of GLoRIA (Huang et al. 2021).
     """
     if regions.ndim != 3 or tokens.ndim != 3 or regions.shape[2] != tokens.shape[2]:
         raise ValueError(
@@ -226,11 +226,11 @@ class _Block:
         d_context = along * self.u - turned * self.context / _square(self.context)
         d_u = (along * self.context - turned * self.u / _square(self.u)).sum(0)
         d_r = self.alpha @ d_context
-        d_alpha = self.r @ d_context.mT  # (b, S, L)
-        d_beta = torch._softmax_backward_data(d_alpha, self.alpha, 1, self.alpha.dtype).mul_(t1)
-        d_scores = torch._softmax_backward_data(d_beta, self.beta, 2, self.beta.dtype).mul_(pre)
-        d_r += d_scores @ self.u
-        d_u += torch.einsum("bsl,bse->le", d_scores, self.r)
+        change = self.r @ d_context.mT  # of alpha, then of beta, then of the scores; (b, S, L)
+        change = torch._softmax_backward_data(change, self.alpha, 1, change.dtype).mul_(t1)
+        change = torch._softmax_backward_data(change, self.beta, 2, change.dtype).mul_(pre)
+        d_r += change @ self.u
+        d_u += torch.einsum("bsl,bse->le", change, self.r)
         return d_r, d_u
 
 

@@ -9,7 +9,7 @@ Dims: B batch, G windows, n tokens per window (constexpr), P = n rounded up to t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -20,8 +20,8 @@ from mm.kernels.dispatch import triton_is_interpreted
 from mm.kernels.windows import pairs_by_row
 
 LOG2E = math.log2(math.e)
-PAD_TO = 64
-"""Bias rows and columns are padded to a multiple of this; every tile side must divide it."""
+PAD_TO = 128
+"""Bias rows and columns are padded to a multiple of this, or to 64 if the window fits; tile sides must divide it."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Tiles:
 
 TILES = {
     ("forward", True): Tiles(64, 64, 4),
-    ("keys", True): Tiles(32, 64, 4),
     ("queries", True): Tiles(64, 32, 4),
-    ("bias", True): Tiles(64, 64, 4),
-    ("forward", False): Tiles(32, 32, 4),
-    ("keys", False): Tiles(32, 32, 4),
-    ("queries", False): Tiles(32, 32, 4),
-    ("bias", False): Tiles(32, 32, 4),
+    ("keys", True): Tiles(128, 64, 4),
+    ("bias", True): Tiles(64, 64, 4, 1),
+    ("forward", False): Tiles(64, 64, 4),
+    ("queries", False): Tiles(64, 64, 4),
+    ("keys", False): Tiles(64, 64, 4),
+    ("bias", False): Tiles(64, 64, 4),
 }
 """(kernel, half precision) -> launch constants, chosen on an H200 (sm_90)."""
 BIAS_PROGRAMS = 1024
@@ -410,10 +410,12 @@ def _common(
 ) -> tuple[Tiles, dict[str, object]]:
     """Launch constants and the compile-time arguments that all kernels share."""
     tiles = TILES[kernel, tokens.element_size() == 2]
+    size = _padded(index.shape[1])
+    tiles = replace(tiles, rows=min(tiles.rows, size), columns=min(tiles.columns, size))
     constants = {
         "H": tokens.shape[3],
         "n": index.shape[1],
-        "P": _padded(index.shape[1]),
+        "P": size,
         "E": tokens.shape[4],
         "EP": max(16, triton.next_power_of_2(tokens.shape[4])),
         "BM": tiles.rows,
@@ -429,7 +431,8 @@ def _common(
 
 
 def _padded(n: int) -> int:
-    return triton.cdiv(n, PAD_TO) * PAD_TO
+    """P, a multiple of every tile side."""
+    return 64 if n <= 64 else triton.cdiv(n, PAD_TO) * PAD_TO
 
 
 def _contiguous(pad: Tensor | None) -> Tensor | None:

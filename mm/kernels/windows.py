@@ -118,7 +118,7 @@ def relative_position_bias(
 
 def check_table(table: Tensor, table_window: Size3) -> None:
     """Raise ValueError unless the table has one row per coordinate difference of `table_window`."""
-    rows = prod(2 * w - 1 for w in table_window)
+    rows = prod([2 * w - 1 for w in table_window])
     if table.ndim != 2 or len(table) != rows:
         raise ValueError(f"a bias table for window {table_window} is ({rows}, heads), found {tuple(table.shape)}")
 
