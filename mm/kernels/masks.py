@@ -22,7 +22,7 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Lengths = int | tuple[int, ...]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Part:
     """Queries [q0, q1) against keys [k0, k1) in batch rows [b0, b1): all pairs, or a triangle (q1 - q0 = k1 - k0)."""
 
@@ -217,7 +217,8 @@ def _merge_rows(rows: list[list[Part]]) -> list[Part]:
             else:
                 runs.append([number, number + 1])
     flat = [replace(part, b0=b0, b1=b1) for part, runs in parts.items() for b0, b1 in runs]
-    return sorted(flat)  # parts that begin an output come before those that are merged into it
+    # parts that begin an output come before those that are merged into it
+    return [part for part in flat if not part.merge] + [part for part in flat if part.merge]
 
 
 def _rows(lengths: tuple[int, ...] | tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:

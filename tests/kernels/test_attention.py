@@ -94,11 +94,11 @@ def test_low_precision_merges_in_float32(dtype, rng, close):
 
 
 def test_boolean_tensor_bias_and_empty_rows(rng, close):
-    q, k, v = inputs = tensors(5, 7, rng)
+    inputs = tensors(5, 7, rng)
     mask = torch.rand(2, 1, 5, 7, generator=rng) < 0.5
     mask[0, 0, 2] = False
     bias = torch.randn(2, 4, 5, 7, generator=rng, dtype=torch.float64)
-    grad = torch.randn(q.shape, generator=rng, dtype=torch.float64)
+    grad = torch.randn(inputs[0].shape, generator=rng, dtype=torch.float64)
     exact = run(lambda q, k, v, b: softmax_attention(q, k, v, mask, b), [*inputs, bias], grad)
     for impl in ("sdpa", "reference"):
         made = run(lambda q, k, v, b, i=impl: attention(q, k, v, mask=mask, bias=b, impl=i), [*inputs, bias], grad)
@@ -123,8 +123,8 @@ def test_a_facet_is_the_pass_of_prefix_and_facet_alone(rng, close):
 
 
 def test_gradcheck_through_the_merge(rng):
-    q, k, v = (x.requires_grad_() for x in tensors(7, 7, rng, heads=2, key_heads=1, size=3))
-    parts = encode(Facets((2, 3), (2, 1)).parts(2, 7, 7))
+    q, k, v = (x.requires_grad_() for x in tensors(5, 5, rng, heads=2, key_heads=1, size=2))
+    parts = encode(Facets((2, 1), (1, 2)).parts(2, 5, 5))
     torch.autograd.gradcheck(lambda *x: attention_parts(*x, parts, 0.6)[0], (q, k, v))
 
 
@@ -163,9 +163,9 @@ def test_no_matrix_is_allocated_for_a_known_structure():
         mask = Facets(length // 2, (length // 4, length // 4))
         return peak_bytes(lambda: attention(q, q, q, mask=mask, impl=impl))
 
-    assert peak("blocked", 2048) < 2.5 * peak("blocked", 1024)
-    assert peak("sdpa", 2048) > 2048**2  # one byte per pair at least
-    assert peak("blocked", 2048) < 2048**2 / 4
+    assert peak("sdpa", 4096) > 4096**2  # one byte per pair at least
+    assert peak("blocked", 4096) < 4096**2 / 4
+    assert peak("blocked", 4096) - peak("blocked", 2048) < 2048 * 2 * 8 * 4 * 10  # ten tensors of the added tokens
 
 
 def test_decisions():
