@@ -3,6 +3,7 @@
 Every function takes `impl="auto"|"reference"|...`; `explain()` tells what ran and why.
 """
 
+from mm.kernels.code_search import nearest_code
 from mm.kernels.dispatch import explain
 
-__all__ = ["explain"]
+__all__ = ["explain", "nearest_code"]
