@@ -4,9 +4,9 @@ Without |x|^2, which all codes share, the nearest code has the largest score s_j
 vectors, no second term). A matmul in the fastest dtype of the machine gives s_j up to a known error e: rounding of both
 operands, of the result and of the running sum.
 
-    |s'_j - s_j| <= e = |x - x'| |c|max + |x'| |c - c'|max + u |x' . c'|max + (D + 8) eps |x'| |c'|max + 4 eps |c|^2 max
+    e = |x - x'| |c|max + |x'| |c - c'|max + u |x' . c'|max + (D + 8) eps |x'| |c'|max + 4 eps |c|^2 max
 
-so the winner is among the codes with s'_j + e >= max_i(s'_i - e): a handful per vector, compared again in full precision.
+so the winner is among the codes with s'_j + e >= max_i(s'_i - e): a handful per vector, compared again exactly.
 Subtracting the mean code from both sides keeps e small when all features share a large mean.
 Dims: N vectors, K codes, D width, R winners, P candidates.
 """
