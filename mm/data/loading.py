@@ -56,7 +56,7 @@ class TrackedLoader(DataLoader):
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch declares its private iterator class
         self._unconfirmed.clear()
         for batch, mark in islice(super().__iter__(), self.batches):
             self._unconfirmed.append(mark)
