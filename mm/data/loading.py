@@ -49,7 +49,7 @@ class TrackedLoader(DataLoader):
 
     def __init__(self, stream: Stream, *, batches: int, workers: int = 0) -> None:
         super().__init__(stream, batch_size=None, num_workers=workers)
-        self.stream = stream
+        self.stream: Any = stream  # a data module reads and sets the position of its own kind of stream
         self.batches = batches
         self._unconfirmed: deque[Any] = deque()
 
