@@ -13,7 +13,7 @@ from mm.checkpoint import load
 from mm.data.collate import collate
 from mm.data.sample import VisualSample
 from mm.encoders.lavi.diagnostics import inspect, token_strength, word_patch_map
-from mm.encoders.lavi.evaluate import reordered, test_clips
+from mm.encoders.lavi.evaluate import held_out_clips, reordered
 from mm.encoders.lavi.flops import rows as flops_rows
 from mm.encoders.lavi.latency import rows as latency_rows
 from mm.encoders.lavi.model import LaviModel
@@ -21,7 +21,7 @@ from mm.metrics.flops import count_flops, on_meta
 from mm.metrics.latency import measure
 from mm.training.answers import accuracy, answers_of
 from mm.vlm import VisionLanguageModel
-from mm.zoo.evaluate import blanked, shuffled, test_boards, test_scenes
+from mm.zoo.evaluate import blanked, held_out_boards, held_out_scenes, shuffled
 
 SAMPLES = 256
 """Held-out samples per score of the tour; `mm zoo verify` takes more."""
@@ -38,8 +38,8 @@ def page(page: Page) -> None:
         "parameters, trained on text alone) and one frozen tiny tower answer about pictures they have never seen, "
         "once with LaVi and once with their visual tokens put between the words (the LLaVA way)."
     )
-    boards = test_boards(page.seed, SAMPLES)
-    _answers(page, lavi, host, [boards[0], boards[1], *test_scenes(page.seed, 4)])
+    boards = held_out_boards(page.seed, SAMPLES)
+    _answers(page, lavi, host, [boards[0], boards[1], *held_out_scenes(page.seed, 4)])
     _accuracy(page, lavi, host, boards)
     _costs(page, lavi, host, boards[0])
     _attention(page, lavi, boards[0])
@@ -84,7 +84,7 @@ def _answer(model: Any, samples: list[VisualSample]) -> list[str]:
 
 def _accuracy(page: Page, lavi: LaviModel, host: VisionLanguageModel, boards: list[VisualSample]) -> None:
     page.heading("Accuracy and controls")
-    scenes, clips = test_scenes(page.seed, SAMPLES), test_clips(page.seed, SAMPLES)
+    scenes, clips = held_out_scenes(page.seed, SAMPLES), held_out_clips(page.seed, SAMPLES)
     rows: list[dict[str, Any]] = [
         {"test": "board: which digit in row r, column c", "chance": 0.10, **_both(lavi, host, boards)},
         {"test": "the same under another board", "chance": 0.10, **_both(lavi, host, shuffled(boards))},
