@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import walk_packages
+from typing import Any
 
 import mm
 
@@ -27,6 +28,8 @@ mm.create_model("lavi_tiny")
 from mm.checkpoint import shipped_names  # noqa: E402  (after the check that the package itself is the installed one)
 
 for name in shipped_names():
-    mm.load(name)
+    model: Any = mm.load(name)
+    if hasattr(model, "ask"):  # needs the tokenizer, its chat template and the preprocessing
+        print(f"{name} answers {model.ask(None, 'is it red?', max_new_tokens=2)!r}")
 print(f"shipped weights load: {', '.join(shipped_names())}")
 assert shipped_names(), "no weights ship with the wheel"
