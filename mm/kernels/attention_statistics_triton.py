@@ -46,7 +46,7 @@ def _attention_kernel(
     if CAUSAL:
         end = tl.minimum(M, first + QUERIES)
     # The interpreter needs a trip count known in advance.
-    for trip in range(0, TRIPS if TRIPS > 0 else tl.cdiv(end, KEYS)):
+    for trip in range(TRIPS if TRIPS > 0 else tl.cdiv(end, KEYS)):
         keys = trip * KEYS + column
         inside = keys < M
         key = tl.load(key_at + keys[None, :].to(tl.int64) * kn, mask=inside[None, :] & (lane[:, None] < D), other=0.0)
