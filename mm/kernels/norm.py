@@ -117,7 +117,7 @@ def _modulated_norm(
     cast: str,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, the residual sum (empty without residual), and mean and 1 / deviation of each row (the mean is empty for rms)."""
+    """y, the residual sum (empty without residual), mean (empty for rms) and 1 / deviation of each row."""
     where = situation(x, length=x.numel() // max(1, x.shape[-1]), needs_grad=False)
     if DISPATCH.choose(where, impl) == "triton":
         from mm.kernels.norm_triton import forward_triton

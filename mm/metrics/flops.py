@@ -111,4 +111,4 @@ def on_meta(module: nn.Module, inputs: Any) -> Iterator[tuple[Callable[..., Any]
 
     state = {name: move(value) for name, value in (*module.named_parameters(), *module.named_buffers())}
     with torch.random.fork_rng(devices=[]):
-        yield lambda *args: functional_call(module, state, args), tree_map(move, inputs)
+        yield lambda *args, **options: functional_call(module, state, args, options), tree_map(move, inputs)
