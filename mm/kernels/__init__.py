@@ -5,6 +5,7 @@ Every function takes `impl="auto"|"reference"|...`; `explain()` tells what ran a
 
 from mm.kernels.code_search import nearest_code
 from mm.kernels.dispatch import explain
+from mm.kernels.norm import modulated_norm
 from mm.kernels.scored_attention import Scores, attention_with_scores
 
-__all__ = ["Scores", "attention_with_scores", "explain", "nearest_code"]
+__all__ = ["Scores", "attention_with_scores", "explain", "modulated_norm", "nearest_code"]

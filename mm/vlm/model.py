@@ -26,6 +26,7 @@ from mm.vlm.language import build_language, language_config, read_tokenizer
 from mm.vlm.processor import VLMProcessor, with_image_token
 from mm.vlm.projector import build_projector
 from mm.vlm.prompt import Conversation
+from mm.vlm.weights import cast_parameters
 
 if TYPE_CHECKING:
     from mm.vlm.hf_native import NativeVisionLanguageModel
@@ -333,7 +334,9 @@ class VisionLanguageModel(Pretrained, nn.Module):
         folder = resolve(name_or_path)
         data = read_json(folder / CONFIG_FILE)
         if "model_class" in data:
-            return super().from_pretrained(folder, dtype=dtype, device=device)
+            model = super().from_pretrained(folder, device=device)
+            cast_parameters(model, dtype)
+            return model
         model_type = str(data.get("model_type"))
         if model_type not in LAYOUTS:
             raise ValueError(

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mm.checkpoint import WEIGHTS_FILE, read_json, read_tensors
 
@@ -60,7 +61,24 @@ def rename(tensors: Mapping[str, Tensor], renames: Renames, *, source: str) -> d
     return renamed
 
 
-def tie_head(tensors: dict[str, Tensor], *, head: str, embedding: str, tied: bool) -> None:
-    """Files of tied models hold one of embedding and head; add the other, only where the config says they are one."""
-    if tied and head not in tensors and embedding in tensors:
-        tensors[head] = tensors[embedding]
+def cast_parameters(module: nn.Module, dtype: torch.dtype | None) -> None:
+    """Give all floating-point parameters a dtype, and leave buffers alone.
+
+    `module.to(dtype)` would also round the rotary tables: in bfloat16 the angle at position 2000 is then radians off.
+    """
+    if dtype is not None:
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+
+
+def fill_tied(tensors: dict[str, Tensor], module: nn.Module) -> None:
+    """Files of tied models hold one name of a shared tensor; add the others where the built model shares them too."""
+    present: dict[int, str] = {}
+    own = module.state_dict()
+    for key, value in own.items():
+        if key in tensors:
+            present[value.data_ptr()] = key
+    for key, value in own.items():
+        if key not in tensors and value.data_ptr() in present:
+            tensors[key] = tensors[present[value.data_ptr()]]
