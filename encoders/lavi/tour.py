@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from einops import rearrange
 
-from mm.app.report import Page
 from mm.checkpoint import load
 from mm.data.collate import collate
 from mm.data.sample import VisualSample
@@ -23,6 +22,9 @@ from mm.metrics.shapes import DecoderShape, ViTShape
 from mm.training.answers import accuracy, answers_of
 from mm.vlm import VisionLanguageModel
 from mm.zoo.evaluate import blanked, held_out_boards, held_out_scenes, shuffled
+
+if TYPE_CHECKING:
+    from mm.app.report import Page
 
 SAMPLES = 256
 """Held-out samples per score of the tour; `mm zoo verify` takes more."""

@@ -75,7 +75,7 @@ def from_context(context: str, visuals: Sequence[Any] | None, options: Mapping[s
 
 def _without_leading_pictures(messages: list[dict[str, Any]], pictures: int) -> list[dict[str, Any]]:
     """The messages without picture parts, if all of them stand in front of the first question."""
-    first = next((message for message in messages if message["role"] == "user"), {"content": []})
+    first: dict[str, Any] = next((message for message in messages if message["role"] == "user"), {"content": []})
     leading = [part["type"] for part in first["content"][:pictures]]
     if leading != ["image"] * pictures:
         return messages

@@ -117,7 +117,7 @@ def _modulated_norm(
     cast: str,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, the residual sum (empty without residual), mean (empty for rms) and 1 / deviation of each row."""
+    """y, residual sum (empty without residual), mean and 1 / deviation of each row (the mean is empty for rms)."""
     where = situation(x, length=x.numel() // max(1, x.shape[-1]), needs_grad=False)
     if DISPATCH.choose(where, impl) == "triton":
         from mm.kernels.norm_triton import forward_triton
@@ -232,7 +232,9 @@ def _backward(
     if dtotal is not None:
         ds = ds + dtotal
     leading = tuple(range(dy.ndim - 1))
-    dweight = (grad * normed).sum(leading).to(weight.dtype) if wants_weight else total.new_empty(0)
+    dweight = (
+        (grad * normed).sum(leading).to(weight.dtype) if weight is not None and wants_weight else total.new_empty(0)
+    )
     dbias = grad.sum(leading) if wants_bias else total.new_empty(0)
     return ds.to(total.dtype), ddscale, dweight, dbias
 

@@ -121,7 +121,7 @@ def test_answers_end_at_the_first_stop():
 
 def test_stops_reach_the_answers(model):
     (whole,) = Answerer(model).answer(requests(max_new_tokens=4)[:1])
-    stop = whole.split()[1]
+    stop = whole[-1]
     (short,) = Answerer(model).answer(requests(max_new_tokens=4, until=[stop])[:1])
     assert short == whole[: whole.index(stop)].strip() != whole
 
