@@ -1,6 +1,7 @@
 """Fold dropped tokens into the kept ones they resemble.
 
-Dims: B pictures, n tokens before, m tokens kept, H heads, d head channels, D width, P prefix tokens, u patches per unit.
+Dims: B pictures, n tokens before, m tokens kept, H heads, d head channels, D width, P prefix tokens, u patches per
+unit.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, 
 
 
 @torch.no_grad()
-def widen(module: nn.Module, seed: int = 0, std: float = 0.12) -> nn.Module:
+def widen(module: nn.Module, seed: int = 0, std: float = 0.3) -> nn.Module:
     """Draw every weight from a local generator; norm weights stay around one."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
@@ -23,23 +25,33 @@ def pictures(batch: int = 2, size: int = 48, seed: int = 1) -> torch.Tensor:
 
 
 def clip_tower(seed: int = 0, **sizes) -> CLIPVisionModel:
-    shape = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4, image_size=48, patch_size=4
-    )
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "image_size": 48,
+        "patch_size": 4,
+    }
     return widen(CLIPVisionModel(CLIPVisionConfig(**{**shape, **sizes})), seed)
 
 
 def siglip_tower(seed: int = 0, **sizes) -> SiglipVisionModel:
-    shape = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=48, patch_size=4
-    )
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 48,
+        "patch_size": 4,
+    }
     return widen(SiglipVisionModel(SiglipVisionConfig(**{**shape, **sizes, "vision_use_head": False})), seed)
 
 
 def timm_tower(name: str = "vit_tiny_patch16_224", **options) -> nn.Module:
     import timm
 
-    shape = dict(img_size=48, patch_size=4, embed_dim=32, depth=4, num_heads=4, num_classes=0)
+    shape = {"img_size": 48, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 0}
     return widen(timm.create_model(name, **{**shape, **options}))
 
 
@@ -78,5 +90,17 @@ def qwen_patches(grids: list[tuple[int, int]], patch: int = 4, seed: int = 2) ->
 
 
 @pytest.fixture(scope="session")
-def clip():
-    return clip_tower()
+def tiny() -> SimpleNamespace:
+    """The makers above, under short names."""
+    return SimpleNamespace(
+        widen=widen,
+        pictures=pictures,
+        clip=clip_tower,
+        siglip=siglip_tower,
+        timm=timm_tower,
+        dinov2=lambda: timm_tower("vit_small_patch14_reg4_dinov2", init_values=0.5),
+        timm_siglip=lambda: timm_tower("vit_base_patch16_siglip_224", global_pool=""),
+        open_clip=open_clip_tower,
+        qwen=qwen_tower,
+        qwen_patches=qwen_patches,
+    )
