@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from mm.pruning.layout import Layout
 from mm.pruning.ragged import spread
 from mm.pruning.towers import PrunableTower, Stream, open_tower
 
@@ -94,16 +95,22 @@ class Pruner(ABC):
     def prune(self, tower: PrunableTower, stream: Stream, targets: Sequence[int]) -> Pruned:
         """Run the encoder from its input on, with one target per row."""
 
-    def view_targets(self, views: int) -> list[int]:
-        """Tokens per view of a picture that is cut into several (tiles, frames): together `target_tokens`."""
-        return [max(1, share) for share in spread(self.target_tokens, views)]
+    @property
+    def adaptive(self) -> bool:
+        """Whether a picture may keep fewer tokens than its target."""
+        return False
 
-    def language_stage(self, long_sequence: bool) -> LanguageStage | None:
-        """The part that works inside the language model, if there is one.
+    def view_targets(self, views: int, layout: Layout) -> list[int]:
+        """Tokens that each view of a picture hands to the language model; by default `target_tokens` together.
 
         Args:
-            long_sequence: Whether the model feeds many visual tokens per picture (tiles, native resolution).
+            views: Views that the picture is cut into.
+            layout: How the model takes pictures.
         """
+        return [max(1, share) for share in spread(self.target_tokens, views)]
+
+    def language_stage(self, layout: Layout) -> LanguageStage | None:
+        """The part that works inside the language model, if there is one for this layout."""
         return None
 
     def attach(self, vlm: nn.Module) -> AbstractContextManager[Attached]:

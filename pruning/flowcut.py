@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mm.pruning import schedule
 from mm.pruning.base import Pruned, Pruner
 from mm.pruning.config import FlowCutOptions
+from mm.pruning.layout import Layout
 from mm.pruning.merging import fold_into_kept
 from mm.pruning.ragged import best_columns, spread
 from mm.pruning.scores import Flow, Heads, ScoreConfig, entropy_ratio, information_flow
@@ -81,23 +82,27 @@ class FlowCut(FlowCutOptions, Pruner):
         counts = schedule.rounded_counts(means, self.target_tokens, multiple)
         return replace(self, schedule="fixed", counts=counts)
 
-    def view_targets(self, views: int) -> list[int]:
-        """Tokens per view before the language model cuts to `target_tokens` (only if its second stage is on)."""
-        if not self._cuts_twice(long_sequence=True):
-            return super().view_targets(views)
-        if self.stage1 == "paper":
-            return spread(2 * self.target_tokens, views)
-        return [max(1, self.target_tokens // 2)] * views
+    @property
+    def adaptive(self) -> bool:
+        return self.coverage is not None
 
-    def language_stage(self, long_sequence: bool) -> LanguageStage | None:
-        if not self._cuts_twice(long_sequence):
+    def view_targets(self, views: int, layout: Layout) -> list[int]:
+        """Tokens per view; more than the target where the language model cuts once more."""
+        if not self._cuts_twice(layout):
+            return super().view_targets(views, layout)
+        if layout == "tiled" and self.stage1 == "code":
+            return [max(1, self.target_tokens // 2)] * views
+        return spread(2 * self.target_tokens, views)
+
+    def language_stage(self, layout: Layout) -> LanguageStage | None:
+        if not self._cuts_twice(layout):
             return None
         from mm.pruning.second_stage import FlowCutSecondStage
 
         return FlowCutSecondStage(target_tokens=self.target_tokens, layer=self.second_stage_layer)
 
-    def _cuts_twice(self, long_sequence: bool) -> bool:
-        return self.second_stage == "on" or (self.second_stage == "auto" and long_sequence)
+    def _cuts_twice(self, layout: Layout) -> bool:
+        return self.second_stage == "on" or (self.second_stage == "auto" and layout != "plain")
 
 
 def _last_cut(options: FlowCutOptions, num_blocks: int, tower: PrunableTower) -> int:

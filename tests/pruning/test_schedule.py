@@ -47,5 +47,5 @@ def test_rounding_never_grows_and_ends_at_the_target():
 
 @pytest.mark.parametrize("counts", [(60, 64, 16), (60, 40), (60, 40, 17)])
 def test_a_table_that_does_not_fit(counts):
-    with pytest.raises(ValueError, match="cuts|counts"):
+    with pytest.raises(ValueError, match=r"cuts|counts"):
         check_fixed_counts(counts, cuts=3, target=16)

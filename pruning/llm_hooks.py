@@ -1,0 +1,322 @@
+"""Hooks that let tokens leave between the blocks of a Hugging Face decoder, in the prompt's pass and while decoding.
+
+Blocks in front of a cut see L tokens, blocks behind it fewer, so their key/value caches have different lengths. The
+model builds one mask and one set of positions for all blocks; behind a cut both are replaced:
+- prompt: hidden states, rotary tables and positions are gathered (or counted anew), the mask is built again;
+- decoding: the new token's position is moved back by what its prompt has lost, and the mask gets the block's own length.
+Dims: B prompts, L tokens of the prompt, n tokens now, q tokens of this call, D width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from mm.pruning.llm_stage import Block, Cut, LanguageStage, Prompt, Selection
+from mm.pruning.prompt import IGNORED, image_numbers, left_packed
+from mm.pruning.ragged import gather_rows
+
+if TYPE_CHECKING:
+    from mm.pruning.hosts import Host
+
+
+@dataclass
+class Behind:
+    """The tokens behind one cut."""
+
+    columns: Tensor
+    """Columns of the tokens in front of the cut, (B, n)."""
+    chosen: Tensor
+    """False where a row is padded because others kept more, (B, n) bool."""
+    prompt: Prompt
+    """The prompt that is left."""
+    selection: Selection
+    """What the method decided."""
+    real: Tensor
+    """Mask over cached and new tokens, (B, n + decoded) bool; grows while decoding."""
+    dropped: Tensor
+    """Tokens that each prompt has lost so far, (B,) int64."""
+    lost_before: Tensor
+    """Tokens lost so far in front of each kept one, (B, n) int64."""
+    origin: Tensor
+    """Columns in the prompt before the first cut, (B, n)."""
+
+
+@dataclass
+class Pass:
+    """One call of the model."""
+
+    first: Prompt
+    """The prompt in front of all cuts."""
+    labels: Tensor | None = None
+    """Labels (B, L), taken out of the call; the loss is computed behind the last cut."""
+    behind: list[Behind] = field(default_factory=list)
+    """One entry per cut that was passed."""
+    is_prompt: bool = True
+    """False while decoding."""
+    new_mask: Tensor | None = None
+    """While decoding: mask of the new tokens, (B, q) bool."""
+
+
+class LanguageHooks:
+    """The hooks of one attached model."""
+
+    def __init__(self, stage: LanguageStage, host: Host) -> None:
+        self.stage, self.host = stage, host
+        self.decoder: Any = host.language_model
+        self.config = self.decoder.config
+        self.depth = len(self.decoder.layers)
+        self.cuts = list(stage.cuts(self.depth))
+        self.keep_positions = stage.positions == "keep" or host.multimodal_positions
+        self.memory: WeakKeyDictionary[Cache, Pass] = WeakKeyDictionary()
+        self.now: Pass | None = None
+        self.last: Pass | None = None
+        """The last prompt, for reports."""
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Hooks on every block that scores or runs behind a cut."""
+        first = min(min(cut.scored_by, cut.before) for cut in self.cuts)
+        with ExitStack() as undo:
+            for number in range(self.depth):
+                if number == 0 or number >= first:
+                    hook = self._hook(number)
+                    handle = self.decoder.layers[number].register_forward_pre_hook(hook, with_kwargs=True)
+                    undo.callback(handle.remove)
+            yield
+
+    def visual_per_block(self) -> list[int]:
+        """Visual tokens that each block saw in the last prompt, summed over the batch."""
+        if self.last is None:
+            return []
+        prompts = [self.last.first, *(behind.prompt for behind in self.last.behind)]
+        counts = [int(prompt.visual.sum()) for prompt in prompts]
+        return [counts[sum(cut.before <= number for cut in self.cuts)] for number in range(self.depth)]
+
+    # --- around one call -----------------------------------------------------------------------------------------
+
+    def begin(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Look at a call of the model before it runs; returns its arguments, without labels if tokens will leave."""
+        cache = inputs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 0:
+            self.now = self.memory.get(cache)
+            if self.now is not None:
+                self.now.is_prompt = False
+                self.now.new_mask = self._new_mask(inputs)
+            return inputs
+        self.now = None
+        prompt, inputs = self._locate(inputs)
+        if prompt is None:
+            return inputs
+        self.now = Pass(prompt, labels=inputs.get("labels"))
+        return inputs if self.now.labels is None else {**inputs, "labels": None}
+
+    def _locate(self, inputs: dict[str, Any]) -> tuple[Prompt | None, dict[str, Any]]:
+        """Find the pictures of a prompt; features are computed here if the call brings pixels."""
+        encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
+        if encoded is None and inputs.get("pixel_values") is not None:
+            encoded = self.host.features(inputs)
+            inputs = self.host.text_positions(inputs) if self.host.multimodal_positions else inputs
+            dropped = {*self.host.feature_inputs, *self.host.unpruned_only}
+            inputs = {name: value for name, value in inputs.items() if name not in dropped}
+            inputs["mm_encoder_outputs"] = {"image": encoded}
+        ids = inputs.get("input_ids")
+        if encoded is None or ids is None:
+            return None, inputs
+        counts = [len(features) for features in encoded.pooler_output]
+        numbers = image_numbers(ids, self.host.image_token, counts)
+        mask = inputs.get("attention_mask")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise ValueError(
+                "pruning inside the language model needs a 2-D attention_mask and a cache that can grow; do not ask for "
+                "a static cache or compiled generation"
+            )
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        start = torch.where(numbers >= 0, numbers, numbers.amax() + 1).amin(dim=1, keepdim=True)
+        per_prompt = torch.where(numbers >= 0, numbers - start, -1)
+        most = int(per_prompt.amax()) + 1
+        return Prompt(per_prompt, real, question_column(real, inputs.get("labels")), most), inputs
+
+    def _new_mask(self, inputs: dict[str, Any]) -> Tensor | None:
+        mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+        length = (ids if ids is not None else inputs["inputs_embeds"]).shape[1]
+        return mask[:, -length:].bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+    def end(self, output: Any) -> Any:
+        """After the model ran: the loss over the tokens that are left."""
+        now, self.now = self.now, None
+        if now is None or now.labels is None or not hasattr(output, "logits"):
+            return output
+        labels = now.labels
+        if now.behind:
+            last = now.behind[-1]
+            labels = labels.gather(1, last.origin).masked_fill(~last.chosen, IGNORED)
+        vocabulary = output.logits.shape[-1]
+        output.loss = self.host.vlm.loss_function(logits=output.logits, labels=labels, vocab_size=vocabulary)
+        return output
+
+    # --- one block -----------------------------------------------------------------------------------------------
+
+    def _hook(self, number: int) -> Any:
+        def before_block(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if self.now is None:
+                return None
+            return self._enter(number, self.now, args, kwargs)
+
+        return before_block
+
+    def _enter(self, number: int, now: Pass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden, rest = args[0], args[1:]
+        if now.is_prompt:
+            if number == 0:
+                self.last = now
+                now.first = self.stage.begin(now.first, hidden)
+                cache = kwargs.get("past_key_values")
+                if cache is not None:
+                    self.memory[cache] = now
+            hidden = self._pass_cuts(number, now, hidden, kwargs)
+        passed = sum(cut.before <= number for cut in self.cuts)
+        if passed and len(now.behind) >= passed:
+            kwargs = self._behind(number, now, passed, hidden, kwargs)
+        return (hidden, *rest), kwargs
+
+    def _pass_cuts(self, number: int, now: Pass, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Score and apply the cuts that belong to this block; returns its input."""
+        for cut in self.cuts:
+            if cut.before == number and cut.scored_by < number:
+                hidden = take_tokens(hidden, now.behind[cut.number])
+        for cut in self.cuts:
+            if cut.scored_by != number:
+                continue
+            prompt = now.behind[-1].prompt if now.behind else now.first
+            passed = sum(other.before <= number for other in self.cuts if other.number < cut.number)
+            tables = self._behind(number, now, passed, hidden, kwargs) if passed else kwargs
+            block = Block(self.decoder.layers[number], hidden, tables["position_embeddings"])
+            with torch.no_grad():
+                now.behind.append(leave(now, prompt, self.stage.select(cut, block, prompt, now.first)))
+            if cut.before == number:
+                hidden = take_tokens(hidden, now.behind[-1])
+        return hidden
+
+    def _behind(self, number: int, now: Pass, passed: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of a block behind `passed` cuts."""
+        state = now.behind[passed - 1]
+        kwargs = dict(kwargs)
+        if now.is_prompt:
+            positions = self._positions(kwargs, state.origin, state.lost_before)
+            origin, mask = state.origin, state.real
+        else:
+            positions = self._positions(kwargs, None, state.dropped[:, None])
+            origin, mask = None, self._grown(number, state, now, hidden)
+        if self.keep_positions:
+            if origin is not None:
+                cos, sin = (t.expand(len(origin), -1, -1) for t in kwargs["position_embeddings"])
+                kwargs["position_embeddings"] = gather_rows(cos, origin), gather_rows(sin, origin)
+        else:
+            kwargs["position_embeddings"] = self._rotary(number, hidden, positions)
+        if kwargs.get("position_ids") is not None:
+            kwargs["position_ids"] = positions
+        kind = self._kind(number)
+        build = create_sliding_window_causal_mask if kind == "sliding_attention" else create_causal_mask
+        kwargs["attention_mask"] = build(
+            config=self.config,
+            inputs_embeds=hidden,
+            attention_mask=mask,
+            past_key_values=kwargs.get("past_key_values"),
+            layer_idx=number,
+        )
+        return kwargs
+
+    def _positions(self, kwargs: dict[str, Any], origin: Tensor | None, lost: Tensor) -> Tensor | None:
+        """Text positions behind a cut, (B, n); None if the model passes none."""
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            return None
+        positions = positions.expand(len(lost), -1)
+        positions = positions if origin is None else positions.gather(1, origin)
+        return positions if self.keep_positions else (positions - lost).clamp(min=0)
+
+    def _grown(self, number: int, state: Behind, now: Pass, hidden: Tensor) -> Tensor:
+        """Mask over the cached and the new tokens of a block while decoding; the state grows once per call."""
+        length = hidden.shape[1]
+        new = now.new_mask if now.new_mask is not None else state.real.new_ones(len(state.real), length)
+        if number == self.cuts[now.behind.index(state)].before:
+            state.real = torch.cat([state.real, new], dim=1)
+        return state.real
+
+    def _rotary(self, number: int, hidden: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        if positions is None:
+            raise ValueError(
+                f"{type(self.decoder).__name__} passes no position_ids to its blocks; cannot re-index them"
+            )
+        rotary = self.decoder.rotary_emb
+        if "layer_type" in inspect.signature(rotary.forward).parameters:
+            return rotary(hidden, positions, self._kind(number))
+        return rotary(hidden, positions)
+
+    def _kind(self, number: int) -> str:
+        kinds = getattr(self.config, "layer_types", None)
+        if kinds is not None:
+            return kinds[number]
+        return "sliding_attention" if getattr(self.config, "sliding_window", None) is not None else "full_attention"
+
+
+def question_column(real: Tensor, labels: Tensor | None) -> Tensor:
+    """Last prompt token before the answer, (B,): the last one before the first trained label, else the last real one.
+
+    Args:
+        real: False at padding, (B, L) bool.
+        labels: (B, L), -100 where nothing is trained, or None.
+    """
+    places = torch.arange(real.shape[1], device=real.device)
+    last = torch.where(real, places, -1).amax(dim=1)
+    if labels is None:
+        return last
+    trained = (labels != IGNORED) & real
+    first = torch.where(trained, places, real.shape[1]).amin(dim=1)
+    return torch.where(trained.any(dim=1), (first - 1).clamp(min=0), last)
+
+
+def leave(now: Pass, prompt: Prompt, selection: Selection) -> Behind:
+    """Bookkeeping of one cut."""
+    columns, chosen = left_packed(selection.keep)
+    lost = (~selection.keep).long().cumsum(dim=1).gather(1, columns)
+    dropped = (~selection.keep).sum(dim=1)
+    origin = columns
+    if now.behind:
+        before = now.behind[-1]
+        origin, lost = before.origin.gather(1, columns), lost + before.lost_before.gather(1, columns)
+        dropped = dropped + before.dropped
+    left = prompt.take(columns, chosen)
+    return Behind(columns, chosen, left, selection, left.real, dropped, lost, origin)
+
+
+def take_tokens(hidden: Tensor, behind: Behind) -> Tensor:
+    """Hidden states behind a cut: (B, n, D) -> (B, m, D); recycled groups are summed into their first column."""
+    home = behind.selection.home
+    if home is not None:
+        hidden = sum_groups(hidden, home)
+    return gather_rows(hidden, behind.columns)
+
+
+def sum_groups(hidden: Tensor, home: Tensor) -> Tensor:
+    """Replace the column `home` by the sum of all columns that point to it; -1 points nowhere.
+
+    Args:
+        hidden: (B, n, D).
+        home: Column that takes each token, (B, n) int64; a taking column points to itself.
+    """
+    mine = torch.arange(home.shape[1], device=home.device)
+    taking = home == mine
+    source = hidden.masked_fill((home < 0)[..., None], 0)
+    summed = torch.zeros_like(hidden).scatter_add(1, home.clamp(min=0)[..., None].expand_as(hidden), source)
+    return torch.where(taking[..., None], summed, hidden)
