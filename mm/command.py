@@ -18,6 +18,10 @@ from typing import Any, TextIO
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
+class UsageError(Exception):
+    """The command line itself is wrong: exit code 2."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """`argparse` with the parts that no command may forget.
 
@@ -68,6 +72,9 @@ def run_command(run: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone (`mm models | head`): nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except UsageError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return USAGE
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -141,8 +148,12 @@ def configure_logging() -> None:
     """Send the log lines of this toolkit to stderr, as plain sentences."""
     logger = logging.getLogger("mm")
     if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+        logger.addHandler(_Stderr())
         logger.setLevel(logging.INFO)
-        logger.propagate = False
+
+
+class _Stderr(logging.Handler):
+    """Writes to whatever `sys.stderr` is at that moment: a caller may replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)

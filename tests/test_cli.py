@@ -40,7 +40,7 @@ def test_every_registered_verb_can_be_imported(verb):
 
 @pytest.mark.parametrize(
     "words",
-    [["models"]],
+    [["models"], ["ask"], ["zoo", "list"], ["zoo", "verify"], ["bench", "flops"], ["bench", "latency"]],
 )
 def test_every_verb_explains_itself_with_an_example(words, capsys):
     assert cli.main([*words, "--help"]) == 0
@@ -141,3 +141,113 @@ def test_module_form_is_the_same_program():
     result = subprocess.run([sys.executable, "-m", "mm", "--version"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0
     assert result.stdout.startswith("mm ")
+
+
+# --- mm ask --------------------------------------------------------------------------------------------------------
+
+
+class Listener:
+    """Stands for a vision-language model: tells what it was asked."""
+
+    def ask(self, images, prompt):
+        return f"{len(images)} of {images[0].size[0]} pixels: {prompt}"
+
+    def prepare(self, images, text):
+        import torch
+
+        return {"attention_mask": torch.tensor([[0, 1, 1, 1]]), "pixel_values": torch.zeros(len(images), 3, 8, 8)}
+
+    def visual_tokens(self, pixel_values):
+        return pixel_values.new_zeros(len(pixel_values), 16, 4)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "board.png"
+    Image.new("RGB", (24, 16)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def listener(monkeypatch):
+    monkeypatch.setattr("mm.checkpoint.load", lambda name, *, device: Listener())
+
+
+def test_ask_prints_the_answer_alone(picture, listener, capsys):
+    assert cli.main(["ask", picture, picture, "--prompt", "what?", "--model", "any"]) == 0
+    assert capsys.readouterr().out == "2 of 24 pixels: what?\n"
+
+
+def test_ask_as_json_adds_tokens_and_time(picture, listener, capsys):
+    assert cli.main(["ask", picture, "--prompt", "what?", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["answer"] == "1 of 24 pixels: what?" and result["model"] == "lavi_tiny"
+    assert (result["sequence_tokens"], result["visual_tokens"]) == (3, 16)
+    assert 0 <= result["seconds"] < 5
+
+
+def test_ask_refuses_what_it_cannot_use(picture, listener, capsys, tmp_path, monkeypatch):
+    assert cli.main(["ask", picture, "--prompt", "  "]) == 1
+    assert "--prompt is empty" in capsys.readouterr().err
+    (tmp_path / "text.png").write_text("no picture")
+    assert cli.main(["ask", str(tmp_path / "text.png"), "--prompt", "what?"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "text.png" in error
+    assert cli.main(["ask", str(tmp_path / "none.png"), "--prompt", "what?"]) == 1
+    assert "none.png" in capsys.readouterr().err
+    monkeypatch.setattr("mm.checkpoint.load", lambda name, *, device: object())
+    assert cli.main(["ask", picture, "--prompt", "what?"]) == 1
+    assert "does not answer questions" in capsys.readouterr().err
+
+
+def test_ask_for_an_unknown_model_suggests_the_nearest(picture, capsys):
+    assert cli.main(["ask", picture, "--prompt", "what?", "--model", "lavi_tny"]) == 1
+    assert "did you mean lavi_tiny" in capsys.readouterr().err
+
+
+# --- mm bench ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def benches(monkeypatch):
+    from mm.verbs import bench
+
+    flops, latency = Registry("FLOP benchmark"), Registry("latency benchmark")
+    for name in ("lavi", "other"):
+        flops.add(name, "x:y")
+        latency.add(name, "x:y")
+    rows = [{"setting": "7B", "ours_tflop": 1.04, "baseline_tflop": 8.58, "saving": 0.878}]
+    monkeypatch.setattr(flops, "get", lambda name: lambda: rows)
+    monkeypatch.setattr(
+        latency, "get", lambda name: lambda *, device, repeats: [{"device": device, "repeats": repeats}]
+    )
+    monkeypatch.setattr(bench, "BENCHES", {"flops": flops, "latency": latency, "kernels": Registry("kernel benchmark")})
+
+
+def test_bench_rows_of_one_system_and_of_all(benches, capsys):
+    assert cli.main(["bench", "flops", "--system", "lavi", "--json"]) == 0
+    row = {"system": "lavi", "setting": "7B", "ours_tflop": 1.04, "baseline_tflop": 8.58, "saving": 0.878}
+    assert json.loads(capsys.readouterr().out) == [row]
+    assert cli.main(["bench", "latency", "--repeats", "3", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["system"], row["device"], row["repeats"]) for row in rows] == [("lavi", "cpu", 3), ("other", "cpu", 3)]
+    assert cli.main(["bench", "flops"]) == 0
+    assert "8.58" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["flops", "--system", "lavvi"], 1, "unknown FLOP benchmark 'lavvi'; did you mean lavi?"),
+        (["kernels"], 1, "no system offers a kernels benchmark"),
+        (["kernels", "--system", "x"], 1, "unknown kernel benchmark 'x'; none is registered"),
+        (["speed"], 2, "invalid choice: 'speed'"),
+        (["latency", "--repeats", "0"], 2, "must be at least 1, got 0"),
+        ([], 2, "required: kind"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_run(benches, capsys, words, code, message):
+    assert cli.main(["bench", *words]) == code
+    assert message in capsys.readouterr().err

@@ -57,7 +57,7 @@ def graft(module: Module, mixin: type) -> Module:
         )
     record = (type(module), {slot: frozenset(vars(module)[slot]) for slot in _SLOTS}, frozenset(vars(module)))
     module.__dict__.setdefault(_RECORDS, []).append(record)
-    module.__class__ = _joined(mixin, type(module))
+    module.__class__ = _joined(mixin, type(module))  # type: ignore[arg-type]
     return module
 
 

@@ -8,14 +8,16 @@ Dims: B batch, N tokens, D width, k blocks.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
-from mm.backbone import masks
-from mm.backbone.graft import grafted_children, grafted_parameters
+from mm.backbone import adapt, masks
 from mm.backbone.masks import FULL, SLIDING, Attention
 from mm.backbone.spec import BackboneSpec, decoder_of, reach, resolve_spec, unwrapped
 
@@ -44,6 +46,8 @@ class LanguageBackbone(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.frozen = False
+        self._peft: Any = None
+        self.train(model.training)
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -126,6 +130,7 @@ class LanguageBackbone(nn.Module):
         Raises:
             ValueError: `layer` out of range, a mask or positions of the wrong shape or type.
         """
+        adapt.check_checkpointing(self.layers[0])
         depth = self.depth if layer is None else layer
         if not 0 <= depth <= self.depth:
             raise ValueError(f"layer must lie in 0..{self.depth} (0 is the embedding), got {layer}")
@@ -174,7 +179,12 @@ class LanguageBackbone(nn.Module):
         return DynamicCache(config=self.config)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The Hugging Face forward of the wrapped model, unchanged."""
+        """The Hugging Face forward of the wrapped model, unchanged.
+
+        Beware: without mask and cache, gaps in `position_ids` are read there as borders of packed samples; pass a mask
+        of ones. `hidden_states` has no such reading.
+        """
+        adapt.check_checkpointing(self.layers[0])
         return self.model(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -190,8 +200,11 @@ class LanguageBackbone(nn.Module):
     # --- training ------------------------------------------------------------------------------------------------
 
     def freeze(self) -> LanguageBackbone:
-        """Stop training the language model; it stays in evaluation mode under `.train()`. Grafts stay trainable."""
-        trainable = [(p, p.requires_grad) for p in grafted_parameters(self.model)]
+        """Stop training the language model itself; it stays in evaluation mode under `.train()`.
+
+        Grafted parts and LoRA adapters keep their trainability and follow `.train()`.
+        """
+        trainable = [(parameter, parameter.requires_grad) for parameter in adapt.added_parameters(self.model)]
         self.model.requires_grad_(False)
         for parameter, flag in trainable:
             parameter.requires_grad_(flag)
@@ -203,8 +216,60 @@ class LanguageBackbone(nn.Module):
         super().train(mode)
         if self.frozen:
             self.model.eval()
-            for child in grafted_children(self.model):
-                child.train(mode)
+            for module in adapt.added_modules(self.model):
+                module.train(mode)
+            for block in self.layers:
+                adapt.keep_recomputing(block, mode)
+        return self
+
+    def gradient_checkpointing(self, enabled: bool = True) -> LanguageBackbone:
+        """Keep only block inputs for the backward pass and recompute the rest; works on a frozen model too."""
+        adapt.set_checkpointing(unwrapped(self.model), enabled)
+        return self.train(self.training)
+
+    def lora(
+        self, rank: int = 8, alpha: float | None = None, dropout: float = 0.0, targets: tuple[str, ...] | None = None
+    ) -> LanguageBackbone:
+        """Freeze the language model's own weights and train low-rank adapters beside its linear layers.
+
+        Args:
+            rank: Rank r of the update.
+            alpha: The update is scaled by alpha / rank; None means 2 * rank.
+            dropout: Dropout on the adapters' input.
+            targets: Last names of the linear layers to adapt; None takes every matrix of a block (`spec.lora_targets`).
+
+        Raises:
+            ImportError: peft is not installed.
+            ValueError: adapters are there already, or a target name fits no layer.
+        """
+        if self._peft is not None:
+            raise ValueError("lora: this backbone has adapters already; call merge_lora() first")
+        alpha = 2.0 * rank if alpha is None else alpha
+        targets = self.spec.lora_targets if targets is None else targets
+        wrapper = adapt.add_lora(self.model, self.spec, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+        # The adapters live inside self.model; a registered wrapper would list every parameter twice.
+        object.__setattr__(self, "_peft", wrapper)
+        return self.train(self.training)
+
+    @property
+    def peft(self) -> Any:
+        """The `peft.PeftModel` around the model (for `save_pretrained` of the adapters).
+
+        Raises:
+            ValueError: there are no adapters.
+        """
+        if self._peft is None:
+            raise ValueError("this backbone has no LoRA adapters; call lora() first")
+        return self._peft
+
+    def without_lora(self) -> AbstractContextManager[None]:
+        """Inside the block the adapters are off: the model is what it was before `lora()`."""
+        return self.peft.disable_adapter()  # type: ignore[no-any-return]
+
+    def merge_lora(self) -> LanguageBackbone:
+        """Add the adapters to the weights and remove them; the result is the same up to rounding."""
+        self.peft.merge_and_unload()
+        object.__setattr__(self, "_peft", None)
         return self
 
     # --- making --------------------------------------------------------------------------------------------------
@@ -215,3 +280,29 @@ class LanguageBackbone(nn.Module):
         from mm.backbone.tiny import tiny_model
 
         return cls(tiny_model(family, seed, **sizes)).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        layers: int | None = None,
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | None = None,
+    ) -> LanguageBackbone:
+        """A backbone from a Hugging Face folder or hub id, with its tokenizer; strict.
+
+        Args:
+            path: A local folder (never touches the network) or a hub id "owner/name".
+            layers: Read and build only the first `layers` blocks, without head; `hidden_states()` then equals
+                `hidden_states(layer=layers)` of the whole model.
+            dtype: Dtype of the parameters; None keeps the dtype of the file.
+            attn_implementation: "sdpa", "eager", "flex_attention", ...; None takes the family's default.
+
+        Raises:
+            FileNotFoundError: nothing there.
+            ValueError: unknown family, `layers` out of range, tensors missing or left over (all named).
+        """
+        from mm.backbone.loading import load_decoder
+
+        model, tokenizer = load_decoder(path, layers, dtype, attn_implementation)
+        return cls(model, tokenizer)

@@ -182,7 +182,7 @@ def resolve_spec(model: nn.Module, spec: BackboneSpec | None = None) -> Backbone
     )
 
 
-def unwrapped(model: nn.Module) -> Any:
+def unwrapped(model: Any) -> Any:
     """The Hugging Face model inside a peft wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

@@ -14,6 +14,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto import CONFIG_MAPPING
 
+from mm.backbone.openelm import register_openelm
+
 
 @dataclass(frozen=True, kw_only=True)
 class TinySizes:
@@ -82,9 +84,11 @@ def tiny_config(family: str, size: TinySizes) -> Any:
     """
     if family not in _CONFIGS:
         raise ValueError(f"tiny: unknown family {family!r}; known: {', '.join(sorted(_CONFIGS))}")
+    register_openelm()
     model_type, write = _CONFIGS[family]
-    specials = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    return CONFIG_MAPPING[model_type](vocab_size=size.vocab_size, **specials, **write(size))
+    specials: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config_class: Any = CONFIG_MAPPING[model_type]
+    return config_class(vocab_size=size.vocab_size, **specials, **write(size))
 
 
 @torch.no_grad()
@@ -147,6 +151,22 @@ def _opt(size: TinySizes) -> dict[str, Any]:
     return sizes | {"tie_word_embeddings": True}
 
 
+def _openelm(size: TinySizes) -> dict[str, Any]:
+    """Heads and feed-forward widths grow from half to full size over the depth (layer-wise scaling)."""
+    growth = [0.5 + 0.5 * i / max(1, size.depth - 1) for i in range(size.depth)]
+    kv_heads = [max(1, round(size.num_kv_heads * g)) for g in growth]
+    return {
+        "model_dim": size.width,
+        "num_transformer_layers": size.depth,
+        "head_dim": size.width // size.num_heads,
+        "num_query_heads": [n * size.num_heads // size.num_kv_heads for n in kv_heads],
+        "num_kv_heads": kv_heads,
+        "ffn_multipliers": [g * size.feed_forward / size.width for g in growth],
+        "ffn_dim_divisor": 8,
+        "max_context_length": size.max_positions,
+    }
+
+
 _CONFIGS: dict[str, tuple[str, Any]] = {
     "llama": ("llama", _llama),
     "smollm": ("llama", lambda size: _llama(size) | {"tie_word_embeddings": True}),
@@ -162,4 +182,5 @@ _CONFIGS: dict[str, tuple[str, Any]] = {
     "gpt2": ("gpt2", _gpt2),
     "gpt_neox": ("gpt_neox", _neox),
     "opt": ("opt", _opt),
+    "openelm": ("openelm", _openelm),
 }

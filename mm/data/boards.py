@@ -35,12 +35,16 @@ class BoardConfig:
     """Side of a cell in pixels (P), at least 4; 8 shows the scans as they are."""
     symbols: SymbolKind = "digits"
     """Scanned digits (10 words) or drawn glyphs (16 words)."""
+    turns: int = 1
+    """Questions per sample; all but the last are earlier turns of its conversation."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.cells <= 8:
             raise ValueError(f"cells per side must be 1 to 8, got {self.cells}")
         if self.cell_pixels < 4:
             raise ValueError(f"cell_pixels must be at least 4, got {self.cell_pixels}")
+        if self.turns < 1:
+            raise ValueError(f"turns must be at least 1, got {self.turns}")
         if self.symbols not in ("digits", "glyphs"):
             raise ValueError(f"symbols must be 'digits' or 'glyphs', got {self.symbols!r}")
 
@@ -143,7 +147,12 @@ def sample_board(seed: int, config: BoardConfig | None = None) -> Board:
 
 
 def board_sample(seed: int, config: BoardConfig | None = None) -> VisualSample:
-    """The board of one seed with one question about it, drawn from the same seed."""
+    """The board of one seed with `config.turns` questions about it, drawn from the same seed."""
+    config = config or BoardConfig()
     board = sample_board(seed, config)
-    row, col = generator(seed, "board question").integers(len(board.labels), size=2)
-    return board.sample(int(row), int(col))
+    cells = generator(seed, "board question").integers(len(board.labels), size=(config.turns, 2))
+    *earlier, last = [(int(row), int(col)) for row, col in cells]
+    sample = board.sample(*last)
+    if earlier:
+        sample.meta["history"] = [board.question(row, col) for row, col in earlier]
+    return sample

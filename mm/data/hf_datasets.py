@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mm.data.conversation import chat_messages, conversation_sample, llava_messages
 from mm.data.llava_json import as_list
-from mm.data.reading import OnError, Reader, read_picture
+from mm.data.reading import OnError, Reader, Record, read_picture
 from mm.data.sample import VisualSample
 from mm.extras import require
 
@@ -74,7 +74,7 @@ class HFDataset(Reader):
             problem = f"no column {', '.join(missing)}" if missing else "no column with text was named"
             raise ValueError(f"{self.name}: {problem}; the data set has {', '.join(columns)}")
 
-    def records(self) -> Iterator[tuple[str, Callable[[], VisualSample]]]:
+    def records(self) -> Iterator[Record]:
         if hasattr(self.data, "__len__"):
             for index in range(len(self.data)):
                 yield f"{self.name}: row {index}", partial(self._read_row, index)

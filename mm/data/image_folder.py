@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from mm.data.reading import OnError, Reader, read_picture
+from mm.data.reading import OnError, Reader, Record, read_picture
 from mm.data.sample import VisualSample
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -34,7 +34,7 @@ class ImageFolder(Reader):
         self.root = Path(root)
         self.question = question
 
-    def records(self) -> Iterator[tuple[str, Callable[[], VisualSample]]]:
+    def records(self) -> Iterator[Record]:
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder of pictures")
         paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mm.data.conversation import conversation_sample, llava_messages
-from mm.data.reading import OnError, Reader, read_picture
+from mm.data.reading import OnError, Reader, Record, read_picture
 from mm.data.sample import VisualSample
 
 
@@ -38,7 +38,7 @@ class LlavaJson(Reader):
         self.path = Path(path)
         self.images = Path(images) if images is not None else self.path.parent
 
-    def records(self) -> Iterator[tuple[str, Callable[[], VisualSample]]]:
+    def records(self) -> Iterator[Record]:
         for index, record in enumerate(self._load()):
             known = f" (id {record['id']})" if isinstance(record, dict) and "id" in record else ""
             yield f"{self.path}: record {index}{known}", partial(self._read, record, index)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mm.data.frames import QUESTIONS
 from mm.data.tokenizer import word_ids
-from mm.data.words import COLOURS, DIGITS, GLYPHS, SHAPES
+from mm.data.words import COLOURS, DIGITS, GLYPHS, PUNCTUATION, SHAPES, VOCABULARY
 
 FACT_FORMS = (
     "row {row} col {col} is {word}.",
@@ -26,7 +26,7 @@ FACT_FORMS = (
 TURN = "question: row {row} col {col}? answer: {word}<eos>"
 ROW_NAME = "row {row}:"
 MOVE_FORMS = ("frame {frame} {axis} {place}.", "frame {frame}: {axis} {place}.", "clip {frame} {axis} {place}.")
-MOVE_TURN = "question: {question} answer: {word}<eos>"
+PLAIN_TURN = "question: {question} answer: {word}<eos>"
 VALUES = (DIGITS, DIGITS, DIGITS, GLYPHS, tuple(COLOURS), SHAPES)
 """What stands in the cells; one group per document, digits in half of them."""
 SIDE = 8
@@ -54,7 +54,15 @@ def encode(text: str) -> np.ndarray:
     return np.array([ids[word] for word in words], np.int64)
 
 
-def _fill(form: str, slots: dict[str, np.ndarray]) -> np.ndarray:
+def decode(ids: np.ndarray) -> str:
+    """Text of token ids, with punctuation at its word; `encode` gives the ids again."""
+    text = " ".join(VOCABULARY[index] for index in ids)
+    for mark in (*PUNCTUATION, "<eos>"):
+        text = text.replace(f" {mark}", mark)
+    return text
+
+
+def fill(form: str, slots: dict[str, np.ndarray]) -> np.ndarray:
     """Many sentences of one form at once, (sentences, n) int64; every slot holds the ids (sentences,) of one word."""
     ids = word_ids()
     words = split_words(form)
@@ -65,19 +73,20 @@ def _fill(form: str, slots: dict[str, np.ndarray]) -> np.ndarray:
     return sentences
 
 
-def _ids(words: Sequence[str]) -> np.ndarray:
+def word_array(words: Sequence[str]) -> np.ndarray:
+    """Token ids of single words, (words,) int64."""
     return np.array([word_ids()[word] for word in words], np.int64)
 
 
 def _number_ids(numbers: np.ndarray) -> np.ndarray:
-    return _ids([str(number) for number in numbers])
+    return word_array([str(number) for number in numbers])
 
 
 def _ask(rng: np.random.Generator, budget: int, rows: np.ndarray, cols: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Questions about facts drawn without replacement, as many as fit in `budget` tokens and at least one, (n,)."""
     length = len(split_words(TURN))
     asked = rng.permutation(len(words))[: max(1, budget // length)]
-    return _fill(TURN, {"row": rows[asked], "col": cols[asked], "word": words[asked]}).ravel()
+    return fill(TURN, {"row": rows[asked], "col": cols[asked], "word": words[asked]}).ravel()
 
 
 def facts(rng: np.random.Generator, budget: int) -> np.ndarray:
@@ -86,14 +95,33 @@ def facts(rng: np.random.Generator, budget: int) -> np.ndarray:
     room = (budget - len(split_words(TURN))) // len(split_words(form))
     count = int(rng.integers(1, max(2, min(SIDE * SIDE, room) + 1)))
     row, col = np.divmod(rng.permutation(SIDE * SIDE)[:count], SIDE)
-    values = _ids(VALUES[rng.integers(len(VALUES))])
+    values = word_array(VALUES[rng.integers(len(VALUES))])
     slots = {
         "row": _number_ids(row + 1),
         "col": _number_ids(col + 1),
         "word": values[rng.integers(len(values), size=count)],
     }
-    stated = _fill(form, slots).ravel()
+    stated = fill(form, slots).ravel()
     return np.concatenate([stated, _ask(rng, budget - len(stated), slots["row"], slots["col"], slots["word"])])
+
+
+def inline(rng: np.random.Generator, budget: int) -> np.ndarray:
+    """One question that states its facts itself: it can be answered whatever the picture shows, (n,) int64."""
+    room = (budget - len(split_words(TURN))) // len(split_words(FACT_FORMS[0]))
+    question, answer = inline_question(rng, facts=min(12, room))
+    return encode(PLAIN_TURN.format(question=question, word=answer))
+
+
+def inline_question(rng: np.random.Generator, facts: int) -> tuple[str, str]:
+    """A question with 1 to `facts` facts about different cells in front of it, and its answer."""
+    count = int(rng.integers(1, facts + 1))
+    cells = [(cell // SIDE + 1, cell % SIDE + 1) for cell in rng.permutation(SIDE * SIDE)[:count]]
+    values = VALUES[rng.integers(len(VALUES))]
+    words = [values[index] for index in rng.integers(len(values), size=count)]
+    stated = [FACT_FORMS[0].format(row=row, col=col, word=word) for (row, col), word in zip(cells, words, strict=True)]
+    asked = int(rng.integers(count))
+    row, col = cells[asked]
+    return f"{' '.join(stated)} row {row} col {col}?", words[asked]
 
 
 def _side(rng: np.random.Generator, room: int) -> int:
@@ -104,7 +132,7 @@ def _side(rng: np.random.Generator, room: int) -> int:
 
 def _square(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids of the row numbers, column numbers and words of a full grid in reading order, each (side * side,)."""
-    values = _ids(VALUES[rng.integers(len(VALUES))])
+    values = word_array(VALUES[rng.integers(len(VALUES))])
     row, col = np.divmod(np.arange(side * side), side)
     return _number_ids(row + 1), _number_ids(col + 1), values[rng.integers(len(values), size=side * side)]
 
@@ -120,7 +148,7 @@ def table(rng: np.random.Generator, budget: int) -> np.ndarray:
     name = len(split_words(ROW_NAME)) + 1
     side = _side(rng, budget - len(split_words(TURN)) - name * SIDE)
     rows, cols, words = _square(rng, side)
-    names = _fill(ROW_NAME, {"row": rows[::side]})
+    names = fill(ROW_NAME, {"row": rows[::side]})
     stops = np.full((side, 1), word_ids()["."])
     stated = np.concatenate([names, words.reshape(side, side), stops], axis=1).ravel()
     return np.concatenate([stated, _ask(rng, budget - len(stated), rows, cols, words)])
@@ -133,7 +161,7 @@ def moves(rng: np.random.Generator, budget: int) -> np.ndarray:
     across = choices == frozenset(("left", "right"))
     forward = rng.random() < 0.5
     word = {(True, True): "right", (True, False): "left", (False, True): "down", (False, False): "up"}[across, forward]
-    turn = encode(MOVE_TURN.format(question=question, word=word))
+    turn = encode(PLAIN_TURN.format(question=question, word=word))
     count = int(rng.integers(2, max(3, min(SIDE, (budget - len(turn)) // len(split_words(form))) + 1)))
     places = np.sort(rng.permutation(SIDE)[:count])
     slots = {
@@ -141,13 +169,14 @@ def moves(rng: np.random.Generator, budget: int) -> np.ndarray:
         "axis": np.full(count, word_ids()["col" if across else "row"]),
         "place": _number_ids((places if forward else places[::-1]) + 1),
     }
-    return np.concatenate([_fill(form, slots).ravel(), turn])
+    return np.concatenate([fill(form, slots).ravel(), turn])
 
 
 LOOKUPS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "facts": facts,
     "grid": grid,
     "table": table,
+    "inline": inline,
     "moves": moves,
 }
 """Kind of document -> writer `f(rng, budget)`; the document has at most `budget` tokens when budget is 40 or more."""

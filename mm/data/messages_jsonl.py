@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from mm.data.conversation import chat_messages, conversation_sample
 from mm.data.llava_json import as_list
-from mm.data.reading import OnError, Reader, read_picture
+from mm.data.reading import OnError, Reader, Record, read_picture
 from mm.data.sample import VisualSample
 
 
@@ -33,7 +33,7 @@ class MessagesJsonl(Reader):
         self.path = Path(path)
         self.images = Path(images) if images is not None else self.path.parent
 
-    def records(self) -> Iterator[tuple[str, Callable[[], VisualSample]]]:
+    def records(self) -> Iterator[Record]:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file of chat records")
         with self.path.open("rb") as lines:

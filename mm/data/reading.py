@@ -19,6 +19,9 @@ from mm.data.sample import VisualSample
 
 logger = logging.getLogger(__name__)
 OnError = Literal["raise", "count"]
+Record = tuple[str, Callable[[], VisualSample]]
+"""(What messages call it, function that reads it)."""
+Arrange = Callable[[Iterator[Record]], Iterator[Record]]
 
 
 class Reader(ABC):
@@ -42,7 +45,7 @@ class Reader(ABC):
         self._part = (0, 1)
 
     @abstractmethod
-    def records(self) -> Iterator[tuple[str, Callable[[], VisualSample]]]:
+    def records(self) -> Iterator[Record]:
         """(Name of a record, function that reads it), without reading pictures yet."""
 
     def part(self, index: int, count: int) -> Self:
@@ -59,24 +62,49 @@ class Reader(ABC):
         reader.errors = []
         return reader
 
-    def __iter__(self) -> Iterator[VisualSample]:
-        self.errors = []
-        total = 0
+    def __iter__(self) -> RecordPass:
+        return self.ordered()
+
+    def ordered(self, arrange: Arrange | None = None, skip: int = 0) -> RecordPass:
+        """One pass in another order.
+
+        Args:
+            arrange: From the records of this part to the same records in another order.
+            skip: Records at the beginning of that order to leave out unread.
+        """
         first, step = self._part
-        for place, read in islice(self.records(), first, None, step):
-            total += 1
+        records = islice(self.records(), first, None, step)
+        return RecordPass(self, arrange(records) if arrange else records, skip)
+
+
+class RecordPass(Iterator[VisualSample]):
+    """One pass over a reader.
+
+    Attributes:
+        position: Records that were read or left out so far, bad ones included.
+    """
+
+    def __init__(self, reader: Reader, records: Iterator[Record], skip: int) -> None:
+        self.reader = reader
+        self.records = islice(records, skip, None)
+        self.position = skip
+        reader.errors = []
+
+    def __next__(self) -> VisualSample:
+        for place, read in self.records:
+            self.position += 1
             try:
-                sample = read()
+                return read()
             except (ValueError, OSError) as error:
                 message = f"{place}: {error}"
-                if self.on_error == "raise":
+                if self.reader.on_error == "raise":
                     raise ValueError(message) from error
-                self.errors.append(message)
+                self.reader.errors.append(message)
                 logger.warning("bad record %s", message)
-                continue
-            yield sample
-        if self.errors:
-            logger.warning("%s: %d of %d records could not be read", self.name, len(self.errors), total)
+        if self.reader.errors:
+            bad = len(self.reader.errors)
+            logger.warning("%s: %d of %d records could not be read", self.reader.name, bad, self.position)
+        raise StopIteration
 
 
 def read_picture(source: Any, **options: Any) -> np.ndarray:

@@ -15,14 +15,15 @@ from typing import Literal
 
 import numpy as np
 
-from mm.data.lookups import LOOKUPS
+from mm.data.lookups import LOOKUPS, decode
 from mm.data.scene_text import SCENE_DOCUMENTS
+from mm.data.shorthand import SHORTHAND
 from mm.data.split import generator
 from mm.data.tokenizer import tiny_tokenizer, word_ids
 
 __all__ = ["TextConfig", "corpus", "text_batch", "tiny_tokenizer"]
 
-DOCUMENTS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {**LOOKUPS, **SCENE_DOCUMENTS}
+DOCUMENTS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {**LOOKUPS, **SCENE_DOCUMENTS, **SHORTHAND}
 """Kind of document -> writer `f(rng, budget) -> ids (n,)`."""
 MIN_LENGTH = 64
 
@@ -31,9 +32,9 @@ MIN_LENGTH = 64
 class TextConfig:
     """Which documents the corpus consists of."""
 
-    kinds: tuple[str, ...] = ("facts", "grid", "table", "moves", "described", "moving", "captions")
+    kinds: tuple[str, ...] = ("facts", "grid", "table", "inline", "moves", "described", "moving", "captions")
     """Kinds of documents."""
-    weights: tuple[float, ...] = (0.3, 0.25, 0.1, 0.05, 0.2, 0.05, 0.05)
+    weights: tuple[float, ...] = (0.25, 0.25, 0.1, 0.05, 0.05, 0.2, 0.05, 0.05)
     """How often each kind occurs, relative to the others."""
     loss_on: Literal["all", "answers"] = "all"
     """Predict every token, or only answers and the `<eos>` after them; random facts can't be predicted anyway."""
@@ -73,9 +74,7 @@ def corpus(seed: int, count: int, *, length: int = 512, config: TextConfig | Non
         >>> "answer:" in corpus(0, 1, length=64)[0]
         True
     """
-    tokenizer = tiny_tokenizer()
-    rows = [document(seed + index, length, config)[1:] for index in range(count)]
-    return [tokenizer.decode(row).replace(" <eos>", "<eos>") for row in rows]
+    return [decode(document(seed + index, length, config)[1:]) for index in range(count)]
 
 
 def answer_mask(input_ids: np.ndarray) -> np.ndarray:
@@ -90,7 +89,7 @@ def answer_mask(input_ids: np.ndarray) -> np.ndarray:
     place = np.arange(input_ids.shape[-1])
     begun = np.maximum.accumulate(np.where(after, place, -1), axis=-1)
     ended = np.maximum.accumulate(np.where(ends, place, -1), axis=-1)
-    return (begun >= 0) & (begun > ended) | after
+    return begun > ended
 
 
 def text_batch(seed: int, batch: int, length: int, config: TextConfig | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from mm.data.conversation import chat_messages, conversation_sample, llava_messages
-from mm.data.reading import OnError, Reader, read_picture
+from mm.data.reading import OnError, Reader, Record, read_picture
 from mm.data.sample import VisualSample
 from mm.extras import require
 
@@ -34,6 +34,8 @@ def _text(record: dict[str, Any], key: str) -> str:
 
 class WebDatasetShards(Reader):
     """Reads tar shards, local or by any address that the webdataset library opens.
+
+    That library runs `pipe:` addresses as commands: take addresses only from sources you trust.
 
     A sample holds pictures and either `json` with `conversations` or `messages`, or `txt` (the caption), or `cls`
     (the class, the answer to `question`).
@@ -58,14 +60,14 @@ class WebDatasetShards(Reader):
         if not self.urls:
             raise ValueError("no shards were named; give at least one address of a tar file")
 
-    def records(self) -> Iterator[tuple[str, Callable[[], VisualSample]]]:
+    def records(self) -> Iterator[Record]:
         for url in self.urls:
             yield from self._shard(url)
 
-    def _shard(self, url: str) -> Iterator[tuple[str, Callable[[], VisualSample]]]:
+    def _shard(self, url: str) -> Iterator[Record]:
         tariterators = require("webdataset.tariterators", extra="train", purpose="Reading WebDataset shards")
         try:
-            groups = tariterators.tarfile_to_samples()([{"url": url}])
+            groups = tariterators.tarfile_samples([{"url": url}])
             for index, record in enumerate(groups):
                 place = f"{url}: sample {index} ({record['__key__']})"
                 yield place, partial(self._read, record, url, index)

@@ -64,7 +64,14 @@ FUNCTION_WORDS = (
     "resize zoom closer enough clear main minor action mood calm busy stop start end tile tiles quarter position",
     "sentence caption long short text false true place places about pictures frames column rows cells digits letter",
     "need full resolution detail answerable unknown between inside outside larger smaller nearest only slow fast",
+    "name",
 )
+CELLS = tuple(f"{column}{row}" for row in range(1, 9) for column in "abcdefgh")
+"""Names of the cells of a board row by row, as on a chess board: the letter is the column, the digit the row."""
+BOARD_WORDS = tuple(f"{cell}{digit}" for cell in CELLS for digit in DIGITS)
+"""Shorthand for "this digit stands in this cell", cell by cell: `e3seven`."""
+SCENE_WORDS = tuple(f"{place}{colour}{shape}" for place in range(1, 10) for colour in COLOURS for shape in SHAPES)
+"""Shorthand for "this thing is in this place", place by place in the order of `PLACES`: `2redcircle`."""
 LATER_WORDS: tuple[str, ...] = ()
 """Words that were added after the first shipped weights, oldest first."""
 
@@ -91,6 +98,9 @@ VOCABULARY = _unique(
     DIRECTIONS,
     PLACES,
     FUNCTION_WORDS,
+    CELLS,
+    BOARD_WORDS,
+    SCENE_WORDS,
     LATER_WORDS,
 )
 """All tokens; the position is the token id."""

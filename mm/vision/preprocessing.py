@@ -105,6 +105,10 @@ class ImagePreprocessing:
         Raises:
             ValueError: a rule that this processor cannot follow; nothing that changes pixels is ignored.
         """
+        data = {key: value for key, value in data.items() if value is not None}  # null means "the default" there
+        for key in ("image_mean", "image_std"):
+            if key not in data and data.get("do_normalize", True):
+                raise ValueError(f"{source}: {key} is missing; weights without their normalisation cannot be used")
         kind = str(data.get("image_processor_type", data.get("feature_extractor_type", "CLIPImageProcessor")))
         family = kind.removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
         if family not in _HF_CLASS.values():

@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mm.vision.config import TowerConfig
+from mm.vision.config import Activation, TowerConfig
 from mm.vision.preprocessing import CLIP_MEAN, CLIP_STD, HALF, ImagePreprocessing
 from mm.vision.tower import Blocks, VisionTower, as_pair
 
 MODEL_TYPES = ("clip_vision_model", "siglip_vision_model")
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
+_ACTIVATIONS: dict[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
+_SET_ELSEWHERE = ("image_size", "hidden_act", "model_type")
+_NOT_OPTIONS = (*_SET_ELSEWHERE, "architectures", "transformers_version", "dtype", "torch_dtype")
 
 
 class TransformersTower(VisionTower):
@@ -47,8 +49,10 @@ def build(config: TowerConfig, weights: str | None) -> nn.Module:
 
     if config.name not in MODEL_TYPES:
         raise ValueError(f"transformers tower {config.name!r} is not supported; supported: {', '.join(MODEL_TYPES)}")
-    if {"image_size", "hidden_act"} & config.options.keys():
-        raise ValueError("transformers options image_size, hidden_act: set preprocessing.size and activation instead")
+    if set(_SET_ELSEWHERE) & config.options.keys():
+        raise ValueError(
+            "transformers options image_size, hidden_act, model_type: set preprocessing.size, activation, name instead"
+        )
     if weights is not None:
         if config.options:
             raise ValueError(f"weights {weights!r} bring their own sizes; leave options empty, got {config.options}")
@@ -64,25 +68,39 @@ def build(config: TowerConfig, weights: str | None) -> nn.Module:
 
 def guess_config(module: Any, layer: int) -> TowerConfig:
     """Config of an existing module; complete, except that mean and std are its family's."""
-    found = module.config
-    clip = found.model_type == "clip_vision_model"
-    drop = {"image_size", "hidden_act", "model_type", "architectures", "transformers_version", "dtype", "torch_dtype"}
-    defaults = type(found)().to_dict()
-    options = {
-        key: value
-        for key, value in found.to_dict().items()
-        if key not in drop and (key not in defaults or defaults[key] != value) and not key.startswith("_")
-    }
-    preprocessing = ImagePreprocessing(
-        size=int(found.image_size),
-        mean=CLIP_MEAN if clip else HALF,
-        std=CLIP_STD if clip else HALF,
-        resize="crop" if clip else "squash",
-    )
+    return config_of(module.config, layer)
+
+
+def config_of(hf: Any, layer: int, preprocessing: ImagePreprocessing | None = None) -> TowerConfig:
+    """Tower config for a Hugging Face CLIP or SigLIP vision config.
+
+    Args:
+        hf: `CLIPVisionConfig` or `SiglipVisionConfig`.
+        layer: Which hidden state is read.
+        preprocessing: Default: that of the family.
+    """
+    clip = hf.model_type == "clip_vision_model"
+    changed = hf.to_diff_dict()
+    options = {key: value for key, value in changed.items() if key not in _NOT_OPTIONS and not key.startswith("_")}
+    if preprocessing is None:
+        preprocessing = ImagePreprocessing(
+            size=int(hf.image_size),
+            mean=CLIP_MEAN if clip else HALF,
+            std=CLIP_STD if clip else HALF,
+            resize="crop" if clip else "squash",
+        )
     return TowerConfig(
         library="transformers",
-        name=str(found.model_type),
+        name=str(hf.model_type),
         options=options,
         layer=layer,
+        activation=_activation(hf.hidden_act),
         preprocessing=preprocessing,
     )
+
+
+def _activation(hidden_act: str) -> Activation:
+    for name, hugging_face in _ACTIVATIONS.items():
+        if hidden_act == hugging_face:
+            return name
+    raise ValueError(f"hidden_act {hidden_act!r} is not supported; supported: {', '.join(_ACTIVATIONS.values())}")

@@ -1,5 +1,7 @@
 """Class grafts: nothing about the module changes but what it computes, and everything can be taken back."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -133,11 +135,19 @@ def test_graft_and_peft_in_either_order(backbone, ids, first):
     torch.testing.assert_close(peft_model.merge_and_unload()(ids).logits, adapted, atol=1e-5, rtol=1e-5)
 
 
-def test_a_grafted_block_compiles_in_one_graph(backbone):
+@torch.no_grad()
+def test_a_grafted_model_compiles_in_one_graph(ids):
+    backbone = LanguageBackbone.tiny("llama", depth=1)
     norm = with_shift(backbone.norms(0)[0], start=0.5)
-    x = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
-    compiled = torch.compile(norm, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), norm(x))
-    with torch.no_grad():
-        norm.shift.weight.fill_(2.0)
-    torch.testing.assert_close(compiled(x), norm(x))
+    compiled = torch.compile(backbone.hidden_states, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(ids), backbone.hidden_states(ids))
+    norm.shift.weight.fill_(2.0)
+    torch.testing.assert_close(compiled(ids), backbone.hidden_states(ids))
+
+
+def test_a_grafted_model_can_be_copied(backbone, ids):
+    norm = with_shift(backbone.norms(0)[0], start=0.5)
+    twin = copy.deepcopy(backbone)
+    assert torch.equal(twin.hidden_states(ids), backbone.hidden_states(ids))
+    ungraft(twin.norms(0)[0])
+    assert hasattr(norm, "shift") and not hasattr(twin.norms(0)[0], "shift")

@@ -19,7 +19,7 @@ def only(kind, **options):
 
 
 def test_vocabulary_is_small_and_without_repeats(tokenizer):
-    assert len(VOCABULARY) == len(set(VOCABULARY)) == len(tokenizer) < 512
+    assert len(VOCABULARY) == len(set(VOCABULARY)) == len(tokenizer) < 2048
     assert all(tokenizer.convert_tokens_to_ids(word) == index for index, word in enumerate(VOCABULARY))
 
 
