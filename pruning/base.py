@@ -80,7 +80,7 @@ class Pruner(ABC):
         if not len(pixel_values):
             raise ValueError("pixel_values holds no pictures; leave the call out when a prompt has none")
         stream = tower.start(pixel_values, **({} if image_grid_thw is None else {"image_grid_thw": image_grid_thw}))
-        wanted = [self.target_tokens] * len(stream.hidden) if targets is None else list(targets)
+        wanted = self.view_targets(1, "plain") * len(stream.hidden) if targets is None else list(targets)
         if len(wanted) != len(stream.hidden):
             raise ValueError(f"targets lists {len(wanted)} numbers for {len(stream.hidden)} pictures")
         for target in wanted:

@@ -3,4 +3,4 @@
 from typing import Literal
 
 Layout = Literal["plain", "tiled", "native"]
-""""plain": one fixed-size view per picture; "tiled": an overview and tiles; "native": any size, multimodal positions."""
+"""One view per picture ("plain"), an overview and tiles ("tiled"), or any size with positions to match ("native")."""

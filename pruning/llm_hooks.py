@@ -3,7 +3,7 @@
 Blocks in front of a cut see L tokens, blocks behind it fewer, so their key/value caches have different lengths. The
 model builds one mask and one set of positions for all blocks; behind a cut both are replaced:
 - prompt: hidden states, rotary tables and positions are gathered (or counted anew), the mask is built again;
-- decoding: the new token's position is moved back by what its prompt has lost, and the mask gets the block's own length.
+- decoding: the new token moves back by what its prompt has lost, and the mask gets the block's own length.
 Dims: B prompts, L tokens of the prompt, n tokens now, q tokens of this call, D width.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from mm.pruning.llm_stage import Block, Cut, LanguageStage, Prompt, Selection
+from mm.pruning.llm_stage import Block, LanguageStage, Prompt, Selection
 from mm.pruning.prompt import IGNORED, image_numbers, left_packed
 from mm.pruning.ragged import gather_rows
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mm.pruning.hosts import Host
 
 
-@dataclass
+@dataclass(eq=False)
 class Behind:
     """The tokens behind one cut."""
 
@@ -51,7 +51,7 @@ class Behind:
     """Columns in the prompt before the first cut, (B, n)."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Pass:
     """One call of the model."""
 
@@ -74,11 +74,21 @@ class LanguageHooks:
         self.stage, self.host = stage, host
         self.decoder: Any = host.language_model
         self.config = self.decoder.config
-        self.depth = len(self.decoder.layers)
+        self.blocks = host.blocks
+        parts = [name for name in ("input_layernorm", "self_attn") if not hasattr(self.blocks[0], name)]
+        parts += [] if hasattr(self.decoder, "rotary_emb") else ["rotary_emb"]
+        if parts:
+            raise ValueError(
+                f"{type(self.decoder).__name__} cannot be pruned inside: it lacks {', '.join(parts)}; use a method "
+                "that works in the encoder"
+            )
+        self.depth = len(self.blocks)
         self.cuts = list(stage.cuts(self.depth))
         self.keep_positions = stage.positions == "keep" or host.multimodal_positions
         self.memory: WeakKeyDictionary[Cache, Pass] = WeakKeyDictionary()
         self.now: Pass | None = None
+        self.announced: tuple[Tensor, list[int]] | None = None
+        """Ids (B, L) and visual tokens per picture of the next prompt, for models that hand in embeddings."""
         self.last: Pass | None = None
         """The last prompt, for reports."""
 
@@ -90,7 +100,7 @@ class LanguageHooks:
             for number in range(self.depth):
                 if number == 0 or number >= first:
                     hook = self._hook(number)
-                    handle = self.decoder.layers[number].register_forward_pre_hook(hook, with_kwargs=True)
+                    handle = self.blocks[number].register_forward_pre_hook(hook, with_kwargs=True)
                     undo.callback(handle.remove)
             yield
 
@@ -129,16 +139,18 @@ class LanguageHooks:
             dropped = {*self.host.feature_inputs, *self.host.unpruned_only}
             inputs = {name: value for name, value in inputs.items() if name not in dropped}
             inputs["mm_encoder_outputs"] = {"image": encoded}
-        ids = inputs.get("input_ids")
-        if encoded is None or ids is None:
+        if self.announced is not None:
+            (ids, counts), self.announced = self._for_beams(inputs), None
+        elif encoded is not None and inputs.get("input_ids") is not None:
+            ids, counts = inputs["input_ids"], [len(features) for features in encoded.pooler_output]
+        else:
             return None, inputs
-        counts = [len(features) for features in encoded.pooler_output]
         numbers = image_numbers(ids, self.host.image_token, counts)
         mask = inputs.get("attention_mask")
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
             raise ValueError(
-                "pruning inside the language model needs a 2-D attention_mask and a cache that can grow; do not ask for "
-                "a static cache or compiled generation"
+                "pruning inside the language model needs a 2-D attention_mask and a cache that can grow; do not ask "
+                "for a static cache or compiled generation"
             )
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         start = torch.where(numbers >= 0, numbers, numbers.amax() + 1).amin(dim=1, keepdim=True)
@@ -146,12 +158,23 @@ class LanguageHooks:
         most = int(per_prompt.amax()) + 1
         return Prompt(per_prompt, real, question_column(real, inputs.get("labels")), most), inputs
 
+    def _for_beams(self, inputs: dict[str, Any]) -> tuple[Tensor, list[int]]:
+        """What was announced, repeated for the rows that beam search makes of each prompt."""
+        assert self.announced is not None
+        ids, counts = self.announced
+        beams = len(inputs["inputs_embeds"]) // len(ids)
+        if beams == 1:
+            return ids, counts
+        numbers = image_numbers(ids, self.host.image_token, counts)
+        owned = [[counts[picture] for picture in row[row >= 0].unique().tolist()] for row in numbers]
+        return ids.repeat_interleave(beams, dim=0), [count for row in owned for _ in range(beams) for count in row]
+
     def _new_mask(self, inputs: dict[str, Any]) -> Tensor | None:
         mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
         length = (ids if ids is not None else inputs["inputs_embeds"]).shape[1]
         return mask[:, -length:].bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
-    def end(self, output: Any) -> Any:
+    def end(self, model: Any, output: Any) -> Any:
         """After the model ran: the loss over the tokens that are left."""
         now, self.now = self.now, None
         if now is None or now.labels is None or not hasattr(output, "logits"):
@@ -161,7 +184,7 @@ class LanguageHooks:
             last = now.behind[-1]
             labels = labels.gather(1, last.origin).masked_fill(~last.chosen, IGNORED)
         vocabulary = output.logits.shape[-1]
-        output.loss = self.host.vlm.loss_function(logits=output.logits, labels=labels, vocab_size=vocabulary)
+        output.loss = model.loss_function(logits=output.logits, labels=labels, vocab_size=vocabulary)
         return output
 
     # --- one block -----------------------------------------------------------------------------------------------
@@ -200,7 +223,7 @@ class LanguageHooks:
             prompt = now.behind[-1].prompt if now.behind else now.first
             passed = sum(other.before <= number for other in self.cuts if other.number < cut.number)
             tables = self._behind(number, now, passed, hidden, kwargs) if passed else kwargs
-            block = Block(self.decoder.layers[number], hidden, tables["position_embeddings"])
+            block = Block(self.blocks[number], hidden, tables["position_embeddings"])
             with torch.no_grad():
                 now.behind.append(leave(now, prompt, self.stage.select(cut, block, prompt, now.first)))
             if cut.before == number:
@@ -216,7 +239,7 @@ class LanguageHooks:
             origin, mask = state.origin, state.real
         else:
             positions = self._positions(kwargs, None, state.dropped[:, None])
-            origin, mask = None, self._grown(number, state, now, hidden)
+            origin, mask = None, self._grown(number == self.cuts[passed - 1].before, state, now, hidden)
         if self.keep_positions:
             if origin is not None:
                 cos, sin = (t.expand(len(origin), -1, -1) for t in kwargs["position_embeddings"])
@@ -245,11 +268,10 @@ class LanguageHooks:
         positions = positions if origin is None else positions.gather(1, origin)
         return positions if self.keep_positions else (positions - lost).clamp(min=0)
 
-    def _grown(self, number: int, state: Behind, now: Pass, hidden: Tensor) -> Tensor:
-        """Mask over the cached and the new tokens of a block while decoding; the state grows once per call."""
-        length = hidden.shape[1]
-        new = now.new_mask if now.new_mask is not None else state.real.new_ones(len(state.real), length)
-        if number == self.cuts[now.behind.index(state)].before:
+    def _grown(self, first: bool, state: Behind, now: Pass, hidden: Tensor) -> Tensor:
+        """Mask over the cached and the new tokens while decoding; it grows at the first block behind the cut."""
+        if first:
+            new = now.new_mask if now.new_mask is not None else state.real.new_ones(len(state.real), hidden.shape[1])
             state.real = torch.cat([state.real, new], dim=1)
         return state.real
 

@@ -1,8 +1,8 @@
 """Take visual placeholders out of a prompt, in every table that belongs to it.
 
-A prompt holds one placeholder per visual token of the unpruned picture. Once tokens are dropped, the same places go from
-ids, mask, labels and positions. Rows of a batch then differ in length: they are padded on the left, so that the last
-column stays the last token, which is what generation reads.
+A prompt holds one placeholder per visual token of the unpruned picture. Once tokens are dropped, the same places go
+from ids, mask, labels and positions. Rows of a batch then differ in length: they are padded on the left, so that the
+last column stays the last token, which is what generation reads.
 Dims: B prompts, L tokens, M tokens that are left (longest prompt), R rows of multimodal positions.
 """
 

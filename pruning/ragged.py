@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def gather_rows(values: Tensor, columns: Tensor) -> Tensor:
@@ -67,9 +68,7 @@ def pad_rows(rows: Sequence[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor
     lengths = [len(row) for row in rows]
     if len(set(lengths)) == 1:
         return torch.stack(list(rows)), None
-    stacked = rows[0].new_full((len(rows), max(lengths), *rows[0].shape[1:]), value)
-    for target, row in zip(stacked, rows, strict=True):
-        target[: len(row)] = row
+    stacked = pad_sequence(list(rows), batch_first=True, padding_value=value)
     places = torch.arange(max(lengths), device=stacked.device)
     return stacked, places < torch.tensor(lengths, device=stacked.device)[:, None]
 

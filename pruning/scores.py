@@ -156,3 +156,17 @@ def entropy_ratio(attention: Tensor, count: Tensor | None = None, epsilon: float
 def _share(row: Tensor) -> Tensor:
     """Divide by the sum over patches: what is left when the prefix tokens are taken out."""
     return row / row.sum(dim=1, keepdim=True)
+
+
+def received_attention(heads: Heads, chunk: int = 512) -> Tensor:
+    """Mean attention that each token receives from all tokens, over heads: (B, P + N) float32, sums to 1.
+
+    Rows are computed in chunks; no N x N matrix is kept.
+    """
+    batch, _, length, _ = heads.query.shape
+    total = torch.zeros(batch, length, device=heads.query.device)
+    for start in range(0, length, chunk):
+        rows = heads.query[:, :, start : start + chunk].float()
+        logits = torch.einsum("bhqd,bhnd->bhqn", rows, heads.key.float()) * heads.scale
+        total += logits.softmax(dim=-1).mean(dim=1).sum(dim=1)
+    return total / length

@@ -41,12 +41,21 @@ class Host(ABC):
 
     def __init__(self, vlm: Any) -> None:
         self.vlm = vlm
-        self.core = vlm.model
+
+    @property
+    def core(self) -> Any:
+        """The model without its head."""
+        return self.vlm.model
 
     @property
     def language_model(self) -> nn.Module:
         """The decoder: has `layers`, `rotary_emb` and `config`."""
         return self.core.language_model
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks of the language model."""
+        return self.language_model.layers  # type: ignore[return-value]
 
     @property
     @abstractmethod

@@ -36,10 +36,24 @@ class LlavaHost(Host):
         return layer
 
     @property
+    def has_cls(self) -> bool:
+        """Whether the encoder has a class token."""
+        return getattr(self.tower.config, "model_type", "") == "clip_vision_model"
+
+    @property
     def takes_class_token(self) -> bool:
         """Whether the class token goes to the language model, as one of the target's tokens."""
-        has_cls = getattr(self.tower.config, "model_type", "") == "clip_vision_model"
-        return has_cls and self.vlm.config.vision_feature_select_strategy == "full"
+        return self.has_cls and self.vlm.config.vision_feature_select_strategy == "full"
+
+    @property
+    def loses_first_patch(self) -> bool:
+        """Whether the model cuts off a class token that its encoder does not have, and so the first patch."""
+        return not self.has_cls and self.vlm.config.vision_feature_select_strategy == "default"
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens of an unpruned view beyond its patches."""
+        return int(self.takes_class_token) - int(self.loses_first_patch)
 
     def encode(self, pruner: Pruner, pixel_values: Tensor, targets: list[int]) -> Pruned | None:
         """Encode views (V, 3, H, W) with one target each; None when nothing would be dropped."""
@@ -58,8 +72,15 @@ class LlavaHost(Host):
             tokens = torch.cat([pruned.cls[:, None], tokens], dim=1)
             index = torch.cat([index.new_full((len(index), 1), -1), index], dim=1)
             keep = None if keep is None else torch.cat([keep.new_ones(len(keep), 1), keep], dim=1)
-        features = self.core.multi_modal_projector(tokens)
-        return unpad_rows(features, keep), unpad_rows(index, keep)
+        features, places = unpad_rows(self.project_tokens(tokens), keep), unpad_rows(index, keep)
+        if self.loses_first_patch:
+            features = [row[place != 0] for row, place in zip(features, places, strict=True)]
+            places = [place[place != 0] for place in places]
+        return features, places
+
+    def project_tokens(self, tokens: Tensor) -> Tensor:
+        """Encoder features (V, n, ...) -> tokens of the language model (V, n, D)."""
+        return self.core.multi_modal_projector(tokens)
 
     def pictures(self, pruner: Pruner, inputs: dict[str, Any]) -> tuple[list[Picture], list[Pruned]] | None:
         views = inputs["pixel_values"]
@@ -67,7 +88,7 @@ class LlavaHost(Host):
         pruned = self.encode(pruner, views, [target] * len(views))
         if pruned is None:
             return None
-        stock = pruned.scores.shape[1] + self.takes_class_token
+        stock = pruned.scores.shape[1] + self.extra_tokens
         features, _ = self.project(pruned)
         # positions are counted anew, so it does not matter which placeholders stay
         return [Picture(row, first_places(row), stock) for row in features], [pruned]

@@ -33,7 +33,7 @@ class QwenHost(Host):
         """Positions (3, B, L) of the unpruned prompt, from the grid.
 
         Raises:
-            ValueError: `mm_token_type_ids` is missing; without it Qwen2.5-VL would silently fall back to text positions.
+            ValueError: `mm_token_type_ids` is missing; without it Qwen2.5-VL would silently use text positions.
         """
         if inputs.get("position_ids") is not None:
             return inputs
