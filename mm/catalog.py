@@ -57,6 +57,14 @@ MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 MODULES.add("llava", "mm.training.host:HostModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
+BENCH_LATENCY.add("lavi", "mm.encoders.lavi.latency:rows")
+
+TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
+
+EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
+EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
+EVALUATORS.add("llava_tiny", "mm.zoo.evaluate:answering")
+EVALUATORS.add("lavi_tiny", "mm.encoders.lavi.evaluate:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
 VERBS.add("tour", "mm.app.tour:main", about="run every shipped system once and write one HTML page")

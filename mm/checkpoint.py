@@ -269,7 +269,7 @@ class Pretrained:
         expected = f"{cls.__module__}:{cls.__qualname__}"
         if data.get("model_class") != expected:
             raise ValueError(f"{folder}: holds a {data.get('model_class')}, not a {expected}; use mm.load(...)")
-        config = config_from_dict(cls.config_class, data["config"], source=str(folder / CONFIG_FILE))
+        config: Any = config_from_dict(cls.config_class, data["config"], source=str(folder / CONFIG_FILE))
         model = cls.from_saved(config, folder)
         model.load_checkpoint_state(read_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
         return model.to(device=device, dtype=dtype).eval()  # type: ignore[attr-defined, no-any-return]

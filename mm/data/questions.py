@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mm.data.scenes import Scene, SceneConfig, Thing, render, sample_scene
 from mm.data.split import Seed, balanced, generator
 from mm.data.words import COLOURS, DIGITS, SHAPES
 
+T = TypeVar("T")
 Pair = tuple[str, str]
 ALL_PAIRS: tuple[Pair, ...] = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
 MARGIN = 0.12
@@ -68,8 +69,8 @@ class _Context:
     yes: bool
     pairs: Sequence[Pair]
 
-    def one_of(self, items: Sequence) -> object:
-        return items[self.rng.integers(len(items))]
+    def one_of(self, items: Sequence[T]) -> T:
+        return items[int(self.rng.integers(len(items)))]
 
 
 Slots = dict[str, str]
@@ -85,11 +86,15 @@ def _attribute(read: Callable[[Thing], str | None], unique: Callable[[Thing], st
 
     def make(scene: Scene, context: _Context) -> tuple[Slots, str] | None:
         counts = Counter(map(unique, scene.things)) if unique else {}
-        fit = [thing for thing in scene.things if read(thing) and (unique is None or counts[unique(thing)] == 1)]
+        fit = [
+            (thing, value)
+            for thing in scene.things
+            if (value := read(thing)) and (unique is None or counts[unique(thing)] == 1)
+        ]
         if not fit:
             return None
-        thing = context.one_of(fit)
-        return _names(thing), read(thing)
+        thing, value = context.one_of(fit)
+        return _names(thing), value
 
     return make
 
@@ -122,12 +127,12 @@ def _named_pair(scene: Scene, context: _Context, present: bool) -> Slots | None:
 
 def _exists(scene: Scene, context: _Context) -> tuple[Slots, str] | None:
     slots = _named_pair(scene, context, present=context.yes)
-    return slots and (slots, "yes" if context.yes else "no")
+    return None if slots is None else (slots, "yes" if context.yes else "no")
 
 
 def _absent(scene: Scene, context: _Context) -> tuple[Slots, str] | None:
     slots = _named_pair(scene, context, present=not context.yes)
-    return slots and (slots, "yes" if context.yes else "no")
+    return None if slots is None else (slots, "yes" if context.yes else "no")
 
 
 def side_of(thing: Thing, other: Thing) -> tuple[str, ...]:

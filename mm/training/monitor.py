@@ -22,7 +22,7 @@ PLAIN_LINE_EVERY_S = 10.0
 class Monitor(Callback):
     """Logs one row every `trainer.log_every_n_steps` optimiser steps, and a plain line now and then without a terminal.
 
-    Columns: loss (mean over processes and accumulated batches), lr, grad_norm (before clipping), samples_per_s (all processes),
+    Columns: loss (mean over processes and accumulated batches), lr, grad_norm (before clipping), samples_per_s (all),
     visual_tokens_per_sample and whatever else the loss reports, memory_gib (peak: GPU allocator, or resident set),
     eta_s, tflop_per_step and tflop_per_s (one process; forward and backward, counted once on the meta device).
 
