@@ -50,6 +50,8 @@ class Pruner(ABC):
 
     target_tokens: int
     """Visual tokens to keep per picture (T)."""
+    text_share: float = 0.0
+    """Share of the target that the prompt's words choose; only FlowCut offers it."""
     stage: str
     """"encoder": tokens leave before the language model; "language": inside it."""
 

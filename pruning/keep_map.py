@@ -11,8 +11,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mm.pruning.base import Pruned
-
 DIMMED = 0.25
 """Brightness of a dropped patch."""
 PANEL = 240
@@ -23,38 +21,42 @@ ACROSS = 4
 """Panels per row."""
 
 
-def kept_by_layer(pruned: Pruned, picture: int) -> list[tuple[int, Tensor]]:
+def kept_by_block(last_block: Tensor, blocks: int) -> list[tuple[int, Tensor]]:
     """(block, mask (N,) bool of the tokens that leave it) for the input and every block that dropped some.
 
-    The first entry has block -1: everything that enters.
+    Args:
+        last_block: Last block whose output still held each token, (N,); `blocks` for kept ones, -1 for padding.
+        blocks: Blocks that ran.
+
+    Returns:
+        The first entry has block -1: everything that enters.
     """
-    last = pruned.last_block[picture]
-    blocks = pruned.tokens_per_layer.shape[1] - 1
-    stages = sorted({int(block) for block in last.tolist() if 0 <= block < blocks})
-    return [(-1, last >= 0), *((block, last > block) for block in stages)]
+    real = last_block[last_block >= 0]
+    stages = sorted({int(block) for block in real.tolist() if block < blocks})
+    return [(-1, real >= 0), *((block, real > block) for block in stages)]
 
 
-def keep_map(image: Image.Image, pruned: Pruned, picture: int, grid: tuple[int, int]) -> Image.Image:
+def keep_map(image: Image.Image, last_block: Tensor, blocks: int, grid: tuple[int, int]) -> Image.Image:
     """One panel per cut.
 
     Args:
         image: The picture as the encoder saw it (cropped or squashed).
-        pruned: Result of `encode`.
-        picture: Row in it.
+        last_block: See `kept_by_block`; a row of `Pruned.last_block`.
+        blocks: Blocks that ran.
         grid: (h, w) tokens of the picture.
 
     Raises:
         ValueError: the grid does not have as many cells as the picture has tokens.
     """
-    stages = kept_by_layer(pruned, picture)
-    size = int(stages[0][1].sum())
+    stages = kept_by_block(last_block, blocks)
+    size = len(stages[0][1])
     if grid[0] * grid[1] != size:
         raise ValueError(f"a grid of {grid[0]} x {grid[1]} does not hold the {size} tokens of this picture")
     panels = []
     for block, kept in stages:
         count = int(kept.sum())
         text = f"input: {count} tokens" if block < 0 else f"after block {block}: {count}"
-        panels.append(_panel(image, kept[:size].view(grid).cpu().numpy(), text))
+        panels.append(_panel(image, kept.view(grid).cpu().numpy(), text))
     return _sheet(panels)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -21,50 +20,13 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from mm.pruning.llm_stage import Block, LanguageStage, Prompt, Selection
-from mm.pruning.prompt import IGNORED, image_numbers, left_packed
+from mm.pruning.llm_stage import Block, LanguageStage, Prompt
+from mm.pruning.llm_state import Behind, Pass, leave, question_column, take_tokens
+from mm.pruning.prompt import IGNORED, image_numbers
 from mm.pruning.ragged import gather_rows
 
 if TYPE_CHECKING:
     from mm.pruning.hosts import Host
-
-
-@dataclass(eq=False)
-class Behind:
-    """The tokens behind one cut."""
-
-    columns: Tensor
-    """Columns of the tokens in front of the cut, (B, n)."""
-    chosen: Tensor
-    """False where a row is padded because others kept more, (B, n) bool."""
-    prompt: Prompt
-    """The prompt that is left."""
-    selection: Selection
-    """What the method decided."""
-    real: Tensor
-    """Mask over cached and new tokens, (B, n + decoded) bool; grows while decoding."""
-    dropped: Tensor
-    """Tokens that each prompt has lost so far, (B,) int64."""
-    lost_before: Tensor
-    """Tokens lost so far in front of each kept one, (B, n) int64."""
-    origin: Tensor
-    """Columns in the prompt before the first cut, (B, n)."""
-
-
-@dataclass(eq=False)
-class Pass:
-    """One call of the model."""
-
-    first: Prompt
-    """The prompt in front of all cuts."""
-    labels: Tensor | None = None
-    """Labels (B, L), taken out of the call; the loss is computed behind the last cut."""
-    behind: list[Behind] = field(default_factory=list)
-    """One entry per cut that was passed."""
-    is_prompt: bool = True
-    """False while decoding."""
-    new_mask: Tensor | None = None
-    """While decoding: mask of the new tokens, (B, q) bool."""
 
 
 class LanguageHooks:
@@ -111,6 +73,23 @@ class LanguageHooks:
         prompts = [self.last.first, *(behind.prompt for behind in self.last.behind)]
         counts = [int(prompt.visual.sum()) for prompt in prompts]
         return [counts[sum(cut.before <= number for cut in self.cuts)] for number in range(self.depth)]
+
+    def last_blocks(self) -> Tensor:
+        """Last block that each visual token of the first picture of the first prompt reached, (N,) int64.
+
+        Kept tokens have the number of blocks.
+        """
+        if self.last is None:
+            raise ValueError("no prompt with pictures has run yet")
+        first = self.last.first
+        place = (first.picture[0] == 0).nonzero()[:, 0]
+        reached = torch.full_like(first.picture[0], self.depth)
+        gone = torch.zeros_like(reached, dtype=torch.bool)
+        for cut, behind in zip(self.cuts, self.last.behind, strict=True):
+            left = torch.zeros_like(gone).index_fill(0, behind.origin[0][behind.chosen[0]], True)
+            reached[~left & ~gone] = cut.before - 1
+            gone |= ~left
+        return reached[place]
 
     # --- around one call -----------------------------------------------------------------------------------------
 
@@ -290,55 +269,3 @@ class LanguageHooks:
         if kinds is not None:
             return kinds[number]
         return "sliding_attention" if getattr(self.config, "sliding_window", None) is not None else "full_attention"
-
-
-def question_column(real: Tensor, labels: Tensor | None) -> Tensor:
-    """Last prompt token before the answer, (B,): the last one before the first trained label, else the last real one.
-
-    Args:
-        real: False at padding, (B, L) bool.
-        labels: (B, L), -100 where nothing is trained, or None.
-    """
-    places = torch.arange(real.shape[1], device=real.device)
-    last = torch.where(real, places, -1).amax(dim=1)
-    if labels is None:
-        return last
-    trained = (labels != IGNORED) & real
-    first = torch.where(trained, places, real.shape[1]).amin(dim=1)
-    return torch.where(trained.any(dim=1), (first - 1).clamp(min=0), last)
-
-
-def leave(now: Pass, prompt: Prompt, selection: Selection) -> Behind:
-    """Bookkeeping of one cut."""
-    columns, chosen = left_packed(selection.keep)
-    lost = (~selection.keep).long().cumsum(dim=1).gather(1, columns)
-    dropped = (~selection.keep).sum(dim=1)
-    origin = columns
-    if now.behind:
-        before = now.behind[-1]
-        origin, lost = before.origin.gather(1, columns), lost + before.lost_before.gather(1, columns)
-        dropped = dropped + before.dropped
-    left = prompt.take(columns, chosen)
-    return Behind(columns, chosen, left, selection, left.real, dropped, lost, origin)
-
-
-def take_tokens(hidden: Tensor, behind: Behind) -> Tensor:
-    """Hidden states behind a cut: (B, n, D) -> (B, m, D); recycled groups are summed into their first column."""
-    home = behind.selection.home
-    if home is not None:
-        hidden = sum_groups(hidden, home)
-    return gather_rows(hidden, behind.columns)
-
-
-def sum_groups(hidden: Tensor, home: Tensor) -> Tensor:
-    """Replace the column `home` by the sum of all columns that point to it; -1 points nowhere.
-
-    Args:
-        hidden: (B, n, D).
-        home: Column that takes each token, (B, n) int64; a taking column points to itself.
-    """
-    mine = torch.arange(home.shape[1], device=home.device)
-    taking = home == mine
-    source = hidden.masked_fill((home < 0)[..., None], 0)
-    summed = torch.zeros_like(hidden).scatter_add(1, home.clamp(min=0)[..., None].expand_as(hidden), source)
-    return torch.where(taking[..., None], summed, hidden)

@@ -120,3 +120,16 @@ class Host(ABC):
         pad = getattr(self.vlm.config.get_text_config(), "pad_token_id", None)
         pad = 0 if pad is None or pad < 0 else int(pad)
         return pad if pad != self.image_token else (0 if self.image_token else 1)
+
+
+def no_text_guide(pruner: Pruner) -> None:
+    """Refuse an option that only models with one view per picture honour.
+
+    Raises:
+        ValueError: `text_share` is set.
+    """
+    if pruner.text_share:
+        raise ValueError(
+            f"text_share={pruner.text_share} works with one view per picture (LLaVA-1.5, our VisionLanguageModel); "
+            "here the second stage inside the language model reads the question instead"
+        )

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mm.pruning.hosts.base import Host, Picture
+from mm.pruning.prompt import image_numbers
 from mm.pruning.ragged import unpad_rows
+from mm.pruning.text_guided import CANDIDATES, reselect
 
 if TYPE_CHECKING:
     from mm.pruning.base import Pruned, Pruner
@@ -55,13 +57,19 @@ class LlavaHost(Host):
         """Tokens of an unpruned view beyond its patches."""
         return int(self.takes_class_token) - int(self.loses_first_patch)
 
-    def encode(self, pruner: Pruner, pixel_values: Tensor, targets: list[int]) -> Pruned | None:
-        """Encode views (V, 3, H, W) with one target each; None when nothing would be dropped."""
-        if self.takes_class_token:
-            targets = [max(1, target - 1) for target in targets]
+    @property
+    def patches(self) -> int:
+        """Patches of one view."""
         config = self.tower.config
-        if min(targets) >= (config.image_size // config.patch_size) ** 2 and not pruner.adaptive:
-            return None
+        return (config.image_size // config.patch_size) ** 2
+
+    def covers_all(self, pruner: Pruner, targets: list[int]) -> bool:
+        """Whether these targets drop nothing, so that the model may run as it is."""
+        return not pruner.adaptive and min(targets) - self.takes_class_token >= self.patches
+
+    def encode(self, pruner: Pruner, pixel_values: Tensor, targets: list[int]) -> Pruned:
+        """Encode views (V, 3, H, W) with one target each; a class token that goes along counts."""
+        targets = [max(1, target - self.takes_class_token) for target in targets]
         return pruner.encode(self.tower, pixel_values, layer=self.layer, targets=targets)
 
     def project(self, pruned: Pruned) -> tuple[list[Tensor], list[Tensor]]:
@@ -85,13 +93,31 @@ class LlavaHost(Host):
     def pictures(self, pruner: Pruner, inputs: dict[str, Any]) -> tuple[list[Picture], list[Pruned]] | None:
         views = inputs["pixel_values"]
         target = pruner.view_targets(1, self.layout)[0]
-        pruned = self.encode(pruner, views, [target] * len(views))
-        if pruned is None:
+        if self.covers_all(pruner, [target]):
             return None
-        stock = pruned.scores.shape[1] + self.extra_tokens
-        features, _ = self.project(pruned)
+        candidates = round(CANDIDATES * target) if pruner.text_share else target
+        pruned = self.encode(pruner, views, [candidates] * len(views))
+        stock = self.patches + self.extra_tokens
+        features, places = self.project(pruned)
+        if pruner.text_share:
+            words = self.words(inputs, [stock] * len(views))
+            scores = [row[place.clamp(min=0)] for row, place in zip(pruned.scores, places, strict=True)]
+            rows = zip(features, scores, words, strict=True)
+            features = [row[reselect(row, rated, text, target, pruner.text_share)] for row, rated, text in rows]
         # positions are counted anew, so it does not matter which placeholders stay
         return [Picture(row, first_places(row), stock) for row in features], [pruned]
+
+    def words(self, inputs: dict[str, Any], counts: list[int]) -> list[Tensor]:
+        """Input embeddings of the text around each picture, (W, D)."""
+        ids = inputs["input_ids"]
+        numbers = image_numbers(ids, self.image_token, counts)
+        real = numbers < 0 if inputs.get("attention_mask") is None else (numbers < 0) & inputs["attention_mask"].bool()
+        rows = [int((numbers == picture).any(dim=1).int().argmax()) for picture in range(len(counts))]
+        return [self.embed(ids[row][real[row]]) for row in rows]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of text ids (W,) -> (W, D)."""
+        return self.vlm.get_input_embeddings()(ids)
 
 
 def first_places(features: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from transformers.models.llava_next.modeling_llava_next import (
     unpad_image,
 )
 
-from mm.pruning.hosts.base import Picture
+from mm.pruning.hosts.base import Picture, no_text_guide
 from mm.pruning.hosts.llava import LlavaHost, first_places
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ class TiledHost(LlavaHost):
         if pixel_values.ndim == 5:
             pixel_values = torch.cat([views[:count] for views, count in zip(pixel_values, counts, strict=True)])
         targets = [target for count in counts for target in pruner.view_targets(count, self.layout)]
-        pruned = self.encode(pruner, pixel_values, targets)
-        if pruned is None:
+        if self.covers_all(pruner, targets):
             return None
+        no_text_guide(pruner)
+        pruned = self.encode(pruner, pixel_values, targets)
         features, index = self.project(pruned)
         pictures, start = [], 0
         for size, count in zip(sizes, counts, strict=True):

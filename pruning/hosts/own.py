@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mm.pruning.hosts.base import Picture
-from mm.pruning.hosts.llava import LlavaHost, first_places
+from mm.pruning.hosts.llava import LlavaHost
 
 if TYPE_CHECKING:
     from mm.pruning.base import Pruned, Pruner
@@ -56,12 +56,16 @@ class OwnHost(LlavaHost):
     def loses_first_patch(self) -> bool:
         return not self.has_cls and self.vlm.config.feature_select == "drop_first"
 
-    def encode(self, pruner: Pruner, pixel_values: Tensor, targets: list[int]) -> Pruned | None:
-        if self.takes_class_token:
-            targets = [max(1, target - 1) for target in targets]
-        if min(targets, default=1) >= self.vlm.tower.num_tokens and not pruner.adaptive:
-            return None
-        return pruner.encode(self.tower, pixel_values, targets=targets)
+    @property
+    def patches(self) -> int:
+        return int(self.vlm.tower.num_tokens)
+
+    @property
+    def layer(self) -> int:
+        return int(self.vlm.tower.config.layer)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.vlm.backbone.embed(ids)
 
     def project_tokens(self, tokens: Tensor) -> Tensor:
         vlm = self.vlm
@@ -72,7 +76,3 @@ class OwnHost(LlavaHost):
 
     def pictures(self, pruner: Pruner, inputs: dict[str, Any]) -> tuple[list[Picture], list[Pruned]] | None:
         return None if not len(inputs["pixel_values"]) else super().pictures(pruner, inputs)
-
-    def unpruned(self, pixel_values: Tensor) -> list[Picture]:
-        """Every token of every picture."""
-        return [Picture(row, first_places(row), len(row)) for row in self.vlm.visual_tokens(pixel_values)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mm.pruning.hosts.base import Host, Picture
+from mm.pruning.hosts.base import Host, Picture, no_text_guide
 from mm.pruning.ragged import unpad_rows
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class QwenHost(Host):
         target = pruner.view_targets(1, self.layout)[0]
         if all(size <= target for size in sizes) and not pruner.adaptive:
             return None
+        no_text_guide(pruner)
         pruned = pruner.encode(self.tower, inputs["pixel_values"], image_grid_thw=grid, targets=[target] * len(sizes))
         features = unpad_rows(pruned.tokens, pruned.keep)
         merged_patches = pruned.keep_indices.shape[1] != pruned.tokens.shape[1]
