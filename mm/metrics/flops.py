@@ -135,7 +135,7 @@ class ExecutedFlops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        formula = CPU_ATTENTION.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
+        formula: Any = CPU_ATTENTION.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
         if formula is None and func is not torch.ops.prim.device.default:
             with self:  # operators that are made of others come apart here, as in inference mode
                 parts = func.decompose(*args, **kwargs)

@@ -3,7 +3,10 @@
 import csv
 import json
 import multiprocessing
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -262,3 +265,12 @@ def test_two_accumulated_halves_are_one_batch(config, tmp_path):
     assert list(curve(tmp_path / "halves").values()) == pytest.approx(
         list(curve(tmp_path / "whole").values()), rel=1e-5
     )
+
+
+def test_a_fresh_process_prints_our_lines_only(config, tmp_path):
+    words = ["fit", "--config", str(config), "--out", str(tmp_path), "--trainer.max_steps", "1", "--allow", "toy"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-m", "mm", *words], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split()[0] for line in result.stderr.splitlines()]
+    assert lines == ["step", "weights:"]
