@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from mm.kernels.attention import attention
 from mm.kernels.bench import Case, Contest, Target
+from mm.kernels.masked_attention import attention
 from mm.kernels.masks import Facets
 
 SPANS = (11, 15, 18, 15, 18, 16, 14)
