@@ -19,7 +19,11 @@ import torch
 
 from mm.kernels.measure import Ceilings, Timing, ceilings, peak_bytes, time_alternating
 
-CASE_MODULES: dict[str, str] = {}
+CASE_MODULES: dict[str, str] = {
+    "nearest_code": "mm.kernels.cases.code_search",
+    "attention_with_scores": "mm.kernels.cases.scored_attention",
+    "modulated_norm": "mm.kernels.cases.norm",
+}
 """Kernel -> module with `cases()`; what is listed here is what `mm bench kernels` runs."""
 
 OURS = "ours"
