@@ -264,12 +264,16 @@ class Pretrained:
             FileNotFoundError: nothing under that name.
             ValueError: the folder holds another model, or keys and shapes differ (all listed).
         """
-        folder = resolve(name_or_path)
+        return cls.from_folder(resolve(name_or_path), dtype=dtype, device=device)
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Self:
+        """`from_pretrained` for a folder that has been found already."""
         data = read_json(folder / CONFIG_FILE)
         expected = f"{cls.__module__}:{cls.__qualname__}"
         if data.get("model_class") != expected:
             raise ValueError(f"{folder}: holds a {data.get('model_class')}, not a {expected}; use mm.load(...)")
-        config = config_from_dict(cls.config_class, data["config"], source=str(folder / CONFIG_FILE))
+        config: Any = config_from_dict(cls.config_class, data["config"], source=str(folder / CONFIG_FILE))
         model = cls.from_saved(config, folder)
         model.load_checkpoint_state(read_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
         return model.to(device=device, dtype=dtype).eval()  # type: ignore[attr-defined, no-any-return]
@@ -362,4 +366,4 @@ def load(
     cls = getattr(import_module(module), attribute, None)
     if not (isinstance(cls, type) and issubclass(cls, Pretrained)):
         raise ValueError(f"{folder / CONFIG_FILE}: {path} is not a model class")
-    return cls.from_pretrained(folder, dtype=dtype, device=device)  # type: ignore[return-value]
+    return cls.from_folder(folder, dtype=dtype, device=device)  # type: ignore[return-value]

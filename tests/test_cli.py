@@ -223,7 +223,7 @@ def benches(monkeypatch):
     monkeypatch.setattr(
         latency, "get", lambda name: lambda *, device, repeats: [{"device": device, "repeats": repeats}]
     )
-    monkeypatch.setattr(bench, "BENCHES", {"flops": flops, "latency": latency, "kernels": Registry("kernel benchmark")})
+    monkeypatch.setattr(bench, "BENCHES", {"flops": flops, "latency": latency})
 
 
 def test_bench_rows_of_one_system_and_of_all(benches, capsys):
@@ -241,8 +241,7 @@ def test_bench_rows_of_one_system_and_of_all(benches, capsys):
     ("words", "code", "message"),
     [
         (["flops", "--system", "lavvi"], 1, "unknown FLOP benchmark 'lavvi'; did you mean lavi?"),
-        (["kernels"], 1, "no system offers a kernels benchmark"),
-        (["kernels", "--system", "x"], 1, "unknown kernel benchmark 'x'; none is registered"),
+        (["kernels", "--kernel", "x"], 2, "unknown kernel 'x'; choose"),
         (["speed"], 2, "invalid choice: 'speed'"),
         (["latency", "--repeats", "0"], 2, "must be at least 1, got 0"),
         ([], 2, "required: kind"),

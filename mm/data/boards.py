@@ -20,6 +20,8 @@ from mm.data.split import generator, split_of
 from mm.data.symbols import SymbolKind, symbol_set
 
 QUESTION = "row {row} col {col}?"
+BLANK = -1
+"""Label of a cell without a symbol."""
 TINT = 40
 """Ground of every other cell, like a chess board, so that people can count the cells; symbols go up to 255 on both."""
 TINTED = np.rint(TINT + np.arange(256) * (255 - TINT) / 255).astype(np.uint8)
@@ -37,12 +39,17 @@ class BoardConfig:
     """Scanned digits (10 words) or drawn glyphs (16 words)."""
     turns: int = 1
     """Questions per sample; all but the last are earlier turns of its conversation."""
+    filled: tuple[int, ...] = ()
+    """How many cells hold a symbol, drawn from these numbers; the rest is blank and never asked for. () = all cells.
+    Sparse boards among the full ones make the lookup much quicker to learn."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.cells <= 8:
             raise ValueError(f"cells per side must be 1 to 8, got {self.cells}")
         if self.cell_pixels < 4:
             raise ValueError(f"cell_pixels must be at least 4, got {self.cell_pixels}")
+        if any(not 1 <= number <= self.cells**2 for number in self.filled):
+            raise ValueError(f"filled must hold numbers from 1 to {self.cells**2}, got {self.filled}")
         if self.turns < 1:
             raise ValueError(f"turns must be at least 1, got {self.turns}")
         if self.symbols not in ("digits", "glyphs"):
@@ -60,7 +67,7 @@ class Board:
 
     Args:
         image: (H, W, 3) uint8.
-        labels: Class of every cell, (C, C) int64.
+        labels: Class of every cell, (C, C) int64; -1 on blank ones.
         scans: Which scan (or drawn variant) stands in every cell, (C, C) int64.
         words: The answer word of every class.
         seed: What the board was made from.
@@ -81,6 +88,8 @@ class Board:
         cells = len(self.labels)
         if not (0 <= row < cells and 0 <= col < cells):
             raise ValueError(f"row and col must be in 0..{cells - 1}, got row={row}, col={col}")
+        if self.labels[row, col] == BLANK:
+            raise ValueError(f"the cell at row={row}, col={col} is blank")
         return QUESTION.format(row=row + 1, col=col + 1), self.words[self.labels[row, col]]
 
     def sample(self, row: int, col: int) -> VisualSample:
@@ -89,8 +98,8 @@ class Board:
         return VisualSample([self.image], question, answer, meta={"seed": self.seed, "row": row, "col": col})
 
     def samples(self) -> list[VisualSample]:
-        """All questions, row by row."""
-        return [self.sample(row, col) for row in range(len(self.labels)) for col in range(len(self.labels))]
+        """All questions about filled cells, row by row."""
+        return [self.sample(int(row), int(col)) for row, col in np.argwhere(self.labels != BLANK)]
 
 
 def _cells_of(seeds: Sequence[int], config: BoardConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,6 +115,9 @@ def _cells_of(seeds: Sequence[int], config: BoardConfig) -> tuple[np.ndarray, np
         chosen = (first + rng.random(cells) * (end - first)).astype(np.int64)
         scans[index] = symbols.ids[chosen]
         np.take(symbols.pictures, chosen, axis=0, out=pictures[index])
+        if config.filled:
+            blank = rng.permutation(cells) >= config.filled[rng.integers(len(config.filled))]
+            pictures[index, blank], labels[index, blank], scans[index, blank] = 0, BLANK, BLANK
     row, col = np.divmod(np.arange(cells), config.cells)
     odd = (row + col) % 2 == 1
     pictures[:, odd] = TINTED[pictures[:, odd]]
@@ -150,8 +162,9 @@ def board_sample(seed: int, config: BoardConfig | None = None) -> VisualSample:
     """The board of one seed with `config.turns` questions about it, drawn from the same seed."""
     config = config or BoardConfig()
     board = sample_board(seed, config)
-    cells = generator(seed, "board question").integers(len(board.labels), size=(config.turns, 2))
-    *earlier, last = [(int(row), int(col)) for row, col in cells]
+    filled = np.argwhere(board.labels != BLANK)
+    asked = generator(seed, "board question").integers(len(filled), size=config.turns)
+    *earlier, last = [(int(row), int(col)) for row, col in filled[asked]]
     sample = board.sample(*last)
     if earlier:
         sample.meta["history"] = [board.question(row, col) for row, col in earlier]

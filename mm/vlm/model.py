@@ -314,6 +314,14 @@ class VisionLanguageModel(Pretrained, nn.Module):
         return cls(config, tokenizer=read_tokenizer(folder))
 
     @classmethod
+    def from_folder(
+        cls, folder: Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> VisionLanguageModel:
+        model = super().from_folder(folder, device=device)
+        cast_parameters(model, dtype)
+        return model
+
+    @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, name_or_path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> VisionLanguageModel | NativeVisionLanguageModel:
@@ -334,9 +342,7 @@ class VisionLanguageModel(Pretrained, nn.Module):
         folder = resolve(name_or_path)
         data = read_json(folder / CONFIG_FILE)
         if "model_class" in data:
-            model = super().from_pretrained(folder, device=device)
-            cast_parameters(model, dtype)
-            return model
+            return cls.from_folder(folder, dtype=dtype, device=device)
         model_type = str(data.get("model_type"))
         if model_type not in LAYOUTS:
             raise ValueError(

@@ -100,3 +100,24 @@ def test_board_sample_asks_about_every_cell():
 def test_wrong_config_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("cells", "cells per side")):
         BoardConfig(**wrong)
+
+
+def test_sparse_boards_ask_only_about_filled_cells():
+    config = BoardConfig(filled=(3, 20), turns=5)
+    counts = set()
+    for seed in range(30):
+        board = sample_board(seed, config)
+        counts.add(int((board.labels != -1).sum()))
+        blank = np.argwhere(board.labels == -1)[0]
+        row, col = (int(i) for i in blank)
+        assert board.image[8 * row : 8 * row + 8, 8 * col : 8 * col + 8].max() <= 40
+        with pytest.raises(ValueError, match="blank"):
+            board.question(row, col)
+        sample = board_sample(seed, config)
+        asked = [*sample.meta["history"], (sample.question, sample.answer)]
+        assert len(asked) == 5 and all(pair in [board.question(*cell) for cell in filled(board)] for pair in asked)
+    assert counts == {3, 20}
+
+
+def filled(board) -> list[tuple[int, int]]:
+    return [(int(row), int(col)) for row, col in np.argwhere(board.labels != -1)]

@@ -103,6 +103,38 @@ def test_mlp_conditioner_in_parts_equals_in_one(toolbox, monkeypatch, gradients)
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+# --- attention conditioner ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("activation", ["none", "silu"])
+def test_attention_conditioner_equals_a_loop_over_heads(toolbox, qk_norm, activation):
+    lavi = toolbox.lavi(qk_norm=qk_norm, activation=activation)
+    block = lavi.cond.block(0)
+    site, kv = block.site("attn"), block.kv
+    tokens = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))
+    visual = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(2))
+    mask = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(3)) < 0.6
+    mask[..., 0] = True
+
+    def normed(x, norm):  # per head, 4 channels
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * norm.weight if qk_norm else x
+
+    found = []
+    for head in range(4):
+        shared = head // 2  # two query heads read one key/value head
+        query = normed(tokens @ site.q_proj.weight[4 * head : 4 * head + 4].T, site.q_norm)
+        key = normed(visual @ kv.k_proj.weight[4 * shared : 4 * shared + 4].T, kv.k_norm)
+        value = visual @ kv.v_proj.weight[4 * shared : 4 * shared + 4].T
+        scores = (query @ key.mT / 4**0.5).masked_fill(~mask, -torch.inf)
+        found.append(scores.softmax(-1) @ value)
+    joined = torch.cat(found, -1)
+    deltas = (F.silu(joined) if activation == "silu" else joined) @ site.out_proj.weight.T
+    scale, shift = site(tokens, block.prepare(visual, None, None), mask)
+    torch.testing.assert_close(scale, deltas[..., :32])
+    torch.testing.assert_close(shift, deltas[..., 32:])
+
+
 # --- several ViT layers -----------------------------------------------------------------------------------------
 
 
