@@ -26,11 +26,7 @@ DISPATCH = Dispatcher(
         "triton",
         "one pass over memory",
         lambda s: needs_triton(s) or (f"width {s.head_dim} is above 16384" if s.head_dim > 16384 else None),
-        lambda s: (
-            f"{s.length} rows are too few to repay it, and torch's order of summation is kept"
-            if s.length < 4096
-            else None
-        ),
+        lambda s: f"{s.length} rows are few, and torch's order of summation is kept" if s.length < 4096 else None,
     ),
     Candidate("reference", "torch's own order of operations, bit-equal to the base norm at zero change"),
 )
@@ -117,14 +113,13 @@ def _modulated_norm(
     cast: str,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, residual sum (empty without residual), mean and 1 / deviation of each row (the mean is empty for rms)."""
+    """y, the residual sum (empty without residual), mean (empty for rms) and 1 / deviation of each row."""
     where = situation(x, length=x.numel() // max(1, x.shape[-1]), needs_grad=False)
     if DISPATCH.choose(where, impl) == "triton":
         from mm.kernels.norm_triton import forward_triton
 
-        return forward_triton(
-            x, residual, weight, bias, dscale, dshift, keep, kind, eps, cast, out_dtype(x, weight, cast)
-        )
+        dtype = out_dtype(x, weight, cast)
+        return forward_triton(x, residual, weight, bias, dscale, dshift, keep, kind, eps, cast, dtype)
     total = x if residual is None else x + residual
     normed, mean, scale = _normalise(total, kind, eps)
     y = _base_norm(total, normed, weight, bias, kind, eps, cast)

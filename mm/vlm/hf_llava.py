@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from transformers import LlavaConfig
 
-from mm.checkpoint import CONFIG_FILE, PREPROCESSOR_FILE, load_state, read_json
+from mm.checkpoint import CONFIG_FILE, PREPROCESSOR_FILE, cast_state, load_state, read_json
 from mm.vision import ImagePreprocessing, TowerConfig
 from mm.vision.transformers_tower import MODEL_TYPES, config_of
 from mm.vlm.config import PromptConfig, VLMConfig
 from mm.vlm.language import architecture, read_tokenizer
 from mm.vlm.model import VisionLanguageModel
 from mm.vlm.prompt import takes_parts
-from mm.vlm.weights import Renames, cast_parameters, fill_tied, read_folder, rename
+from mm.vlm.weights import Renames, fill_tied, read_folder, rename
 
 RENAMES: Renames = (
     (r"(model\.)?vision_tower\.(vision_model\.)?", "tower.module."),
@@ -51,7 +51,7 @@ def load(folder: Path, *, dtype: torch.dtype | None, device: str | torch.device)
     tokenizer = read_tokenizer(folder)
     config = convert_config(hf, folder, tokenizer)
     model = VisionLanguageModel(config, tokenizer=tokenizer)
-    cast_parameters(model, dtype)
+    cast_state(model, dtype)
     tensors = rename(read_folder(folder), RENAMES, source=source)
     fill_tied(tensors, model)
     load_state(model, tensors, source=source)

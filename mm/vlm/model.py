@@ -26,7 +26,6 @@ from mm.vlm.language import build_language, language_config, read_tokenizer
 from mm.vlm.processor import VLMProcessor, with_image_token
 from mm.vlm.projector import build_projector
 from mm.vlm.prompt import Conversation
-from mm.vlm.weights import cast_parameters
 
 if TYPE_CHECKING:
     from mm.vlm.hf_native import NativeVisionLanguageModel
@@ -312,14 +311,6 @@ class VisionLanguageModel(Pretrained, nn.Module):
     @classmethod
     def from_saved(cls, config: VLMConfig, folder: Path) -> VisionLanguageModel:  # type: ignore[override]
         return cls(config, tokenizer=read_tokenizer(folder))
-
-    @classmethod
-    def from_folder(
-        cls, folder: Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-    ) -> VisionLanguageModel:
-        model = super().from_folder(folder, device=device)
-        cast_parameters(model, dtype)
-        return model
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

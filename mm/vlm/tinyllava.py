@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from mm.checkpoint import CONFIG_FILE, load_state, read_json
+from mm.checkpoint import CONFIG_FILE, cast_state, load_state, read_json
 from mm.vision.transformers_tower import MODEL_TYPES
 from mm.vlm.config import ProjectorKind, PromptConfig, VLMConfig
 from mm.vlm.hf_llava import read_tower_config
 from mm.vlm.language import architecture, hugging_face_config, read_tokenizer
 from mm.vlm.model import VisionLanguageModel
 from mm.vlm.processor import with_image_token
-from mm.vlm.weights import Renames, cast_parameters, fill_tied, read_folder, rename
+from mm.vlm.weights import Renames, fill_tied, read_folder, rename
 
 RENAMES: Renames = (
     (r"vision_tower\._vision_tower\.(vision_model\.)?", "tower.module."),
@@ -44,7 +44,7 @@ def load(folder: Path, *, dtype: torch.dtype | None, device: str | torch.device)
     tokenizer = read_tokenizer(folder)
     config = convert_config(read_json(folder / CONFIG_FILE), folder, tokenizer, tensors)
     model = VisionLanguageModel(config, tokenizer=tokenizer)
-    cast_parameters(model, dtype)
+    cast_state(model, dtype)
     fill_tied(tensors, model)
     load_state(model, tensors, source=source)
     return model.to(device).eval()

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from mm.checkpoint import WEIGHTS_FILE, read_json, read_tensors
@@ -59,17 +58,6 @@ def rename(tensors: Mapping[str, Tensor], renames: Renames, *, source: str) -> d
             raise ValueError(f"{source}: two tensors would both become {new} (the second is {key})")
         renamed[new] = value
     return renamed
-
-
-def cast_parameters(module: nn.Module, dtype: torch.dtype | None) -> None:
-    """Give all floating-point parameters a dtype, and leave buffers alone.
-
-    `module.to(dtype)` would also round the rotary tables: in bfloat16 the angle at position 2000 is then radians off.
-    """
-    if dtype is not None:
-        for parameter in module.parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
 
 
 def fill_tied(tensors: dict[str, Tensor], module: nn.Module) -> None:
