@@ -25,9 +25,6 @@ BENCH_FLOPS = Registry("FLOP benchmark")
 BENCH_LATENCY = Registry("latency benchmark")
 """System name -> `f(*, device, repeats) -> list[dict]`."""
 
-BENCH_KERNELS = Registry("kernel benchmark")
-"""Kernel name -> `f(*, device, repeats) -> list[dict]`."""
-
 EVALUATORS = Registry("zoo evaluator")
 """Shipped model name -> `f(model, *, seed) -> dict[str, float]`, re-run by `mm zoo verify`."""
 
@@ -57,6 +54,8 @@ MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 MODULES.add("llava", "mm.training.host:HostModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
+BENCH_FLOPS.add("flowcut", "mm.pruning.flops:rows")
+BENCH_LATENCY.add("flowcut", "mm.pruning.latency:rows")
 BENCH_LATENCY.add("lavi", "mm.encoders.lavi.latency:rows")
 
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
@@ -73,5 +72,6 @@ VERBS.add("validate", "mm.training.cli:validate", about="evaluate a training run
 VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its test data")
 VERBS.add("predict", "mm.training.cli:predict", about="write the predictions of a training run")
 VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about one or more pictures")
+VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")

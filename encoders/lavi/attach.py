@@ -7,6 +7,8 @@ for bit what it was.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -99,7 +101,8 @@ def detach(lavi: Lavi) -> nn.Module:
 
 def _backbone(model: nn.Module, spec: BackboneSpec | None) -> LanguageBackbone:
     """The adapter over the model's parts, refusing layouts whose norms do not feed the sub-layers."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    wrapper: Any = model
+    plain = wrapper.get_base_model() if hasattr(wrapper, "get_base_model") else model
     config = getattr(plain, "config", None)
     family = getattr(config, "model_type", type(plain).__name__)
     post_norm = family in POST_NORM_FAMILIES or not getattr(config, "do_layer_norm_before", True)

@@ -170,7 +170,8 @@ class VisualContext:
 
         mask = self.mask if self.mask is not None else self._ones(self.num_slots)
         memory = {layer: tuple(map(pad, entry)) for layer, entry in self.memory.items()}
-        ids = {name: None if getattr(self, name) is None else pad(getattr(self, name)) for name in _PER_SLOT[1:]}
+        given = {name: getattr(self, name) for name in _PER_SLOT[1:]}
+        ids: dict[str, Any] = {name: None if value is None else pad(value) for name, value in given.items()}
         return replace(self, memory=memory, mask=pad(mask), **ids)
 
     def _ones(self, *shape: int) -> Tensor:
@@ -179,7 +180,8 @@ class VisualContext:
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         memory = {layer: tuple(map(change, entry)) for layer, entry in self.memory.items()}
         rest = {name: getattr(self, name) for name in (*_PER_SLOT, *_PER_ROW)}
-        return replace(self, memory=memory, **{k: None if v is None else change(v) for k, v in rest.items()})
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in rest.items()}
+        return replace(self, memory=memory, **changed)
 
     # --- identity and files --------------------------------------------------------------------------------------
 

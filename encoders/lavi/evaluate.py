@@ -14,7 +14,7 @@ from mm.training.answers import accuracy
 from mm.zoo.evaluate import answering
 
 
-def test_clips(seed: int, count: int) -> list[VisualSample]:
+def held_out_clips(seed: int, count: int) -> list[VisualSample]:
     """Clips of four frames of 64 pixels: does the square move left or right?"""
     return [clip_sample(Split("test").seed(seed * count + index), ClipConfig(size=64)) for index in range(count)]
 
@@ -35,7 +35,7 @@ def evaluate(model: LaviModel, *, seed: int, count: int = 512) -> dict[str, floa
         seed: Which held-out samples.
         count: Samples per score.
     """
-    clips = test_clips(seed, count)
+    clips = held_out_clips(seed, count)
     return {
         **answering(model, seed=seed, count=count),
         "frame_order_accuracy": accuracy(model, clips),

@@ -52,7 +52,7 @@ def generate(
 
 
 def _num_beams(lavi: Lavi, kwargs: dict[str, Any]) -> int:
-    config = kwargs.get("generation_config") or lavi.backbone.model.generation_config
+    config: Any = kwargs.get("generation_config") or lavi.backbone.model.generation_config
     return int(kwargs.get("num_beams") or config.num_beams or 1)
 
 

@@ -260,7 +260,7 @@ class Lavi(nn.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """Recompute blocks in backward, in the only mode that keeps the gradients of the visual path."""
-        model = self.backbone.model
+        model: Any = self.backbone.model
         # transformers renames the method; both take the keywords of torch's checkpoint function.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})

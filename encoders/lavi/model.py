@@ -336,7 +336,8 @@ class LaviModel(Pretrained, nn.Module):
         training = self.training
         self.eval()
         try:
-            ids = self.generate(**self.prepare(images, prompt), max_new_tokens=max_new_tokens, **options)
+            batch: dict[str, Any] = self.prepare(images, prompt)
+            ids = self.generate(**batch, max_new_tokens=max_new_tokens, **options)
         finally:
             self.train(training)
         return self.processor.decode(ids)[0]

@@ -78,7 +78,7 @@ def long_caption(scene: Scene, seed: Seed, *, phrasing: Phrasing = "all", filler
         filler: At least so many words without any information come first.
     """
     rng = generator(seed, "long caption")
-    sentences = []
+    sentences: list[str] = []
     while len(" ".join(sentences).split()) < filler:
         sentences.append(FILLER[rng.integers(len(FILLER))])
     count = len(scene.things)

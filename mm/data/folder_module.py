@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -144,7 +145,7 @@ class RecordStream(Stream):
         reader = self.reader.part(part, parts)
         while True:
             rng = np.random.default_rng([self.config.seed, run, part])
-            order = reader.ordered(lambda records, rng=rng: shuffled(records, self.config.shuffle, rng), skip=read)
+            order = reader.ordered(partial(shuffled, size=self.config.shuffle, rng=rng), skip=read)
             found = False
             for sample in order:
                 found = True

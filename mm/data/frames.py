@@ -136,10 +136,9 @@ def sample_clip(seed: Seed, config: ClipConfig | None = None, *, direction: str 
     thing = Thing(shape=shape, colour=colour, radius=float(radius))
     ground = config.grounds[rng.integers(len(config.grounds))]
     base = Scene(things=(thing,), ground=ground, pattern=pattern, grain_seed=int(rng.integers(2**31)))
-    along, other = ("x", "y") if direction in ("left", "right") else ("y", "x")
-    scenes = tuple(
-        replace(base, things=(replace(thing, **{along: float(place), other: float(across)}),)) for place in path
-    )
+    sideways = direction in ("left", "right")
+    places = [(place, across) if sideways else (across, place) for place in path]
+    scenes = tuple(replace(base, things=(replace(thing, x=float(x), y=float(y)),)) for x, y in places)
     return Clip(np.stack([render(scene, config.size) for scene in scenes]), scenes, direction)
 
 

@@ -49,14 +49,14 @@ class TrackedLoader(DataLoader):
 
     def __init__(self, stream: Stream, *, batches: int, workers: int = 0) -> None:
         super().__init__(stream, batch_size=None, num_workers=workers)
-        self.stream = stream
+        self.stream: Any = stream  # a data module reads and sets the position of its own kind of stream
         self.batches = batches
         self._unconfirmed: deque[Any] = deque()
 
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch declares its private iterator class
         self._unconfirmed.clear()
         for batch, mark in islice(super().__iter__(), self.batches):
             self._unconfirmed.append(mark)

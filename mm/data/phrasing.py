@@ -25,7 +25,7 @@ def choose(rng: np.random.Generator, forms: Sequence[str], phrasing: Phrasing) -
     if len(forms) == 1:
         return forms[0]
     allowed = {"seen": forms[:-1], "held_out": forms[-1:], "all": forms}[phrasing]
-    return allowed[rng.integers(len(allowed))]
+    return allowed[int(rng.integers(len(allowed)))]
 
 
 def with_article(name: str) -> str:

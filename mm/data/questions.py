@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from mm.data.scenes import Scene, SceneConfig, Thing, render, sample_scene
 from mm.data.split import Seed, balanced, generator
 from mm.data.words import COLOURS, DIGITS, SHAPES
 
+T = TypeVar("T")
 Pair = tuple[str, str]
 ALL_PAIRS: tuple[Pair, ...] = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
 MARGIN = 0.12
@@ -68,8 +70,8 @@ class _Context:
     yes: bool
     pairs: Sequence[Pair]
 
-    def one_of(self, items: Sequence) -> object:
-        return items[self.rng.integers(len(items))]
+    def one_of(self, items: Sequence[T]) -> T:
+        return items[int(self.rng.integers(len(items)))]
 
 
 Slots = dict[str, str]
@@ -85,11 +87,15 @@ def _attribute(read: Callable[[Thing], str | None], unique: Callable[[Thing], st
 
     def make(scene: Scene, context: _Context) -> tuple[Slots, str] | None:
         counts = Counter(map(unique, scene.things)) if unique else {}
-        fit = [thing for thing in scene.things if read(thing) and (unique is None or counts[unique(thing)] == 1)]
+        fit = [
+            (thing, value)
+            for thing in scene.things
+            if (value := read(thing)) and (unique is None or counts[unique(thing)] == 1)
+        ]
         if not fit:
             return None
-        thing = context.one_of(fit)
-        return _names(thing), read(thing)
+        thing, value = context.one_of(fit)
+        return _names(thing), value
 
     return make
 
@@ -122,12 +128,12 @@ def _named_pair(scene: Scene, context: _Context, present: bool) -> Slots | None:
 
 def _exists(scene: Scene, context: _Context) -> tuple[Slots, str] | None:
     slots = _named_pair(scene, context, present=context.yes)
-    return slots and (slots, "yes" if context.yes else "no")
+    return None if slots is None else (slots, "yes" if context.yes else "no")
 
 
 def _absent(scene: Scene, context: _Context) -> tuple[Slots, str] | None:
     slots = _named_pair(scene, context, present=not context.yes)
-    return slots and (slots, "yes" if context.yes else "no")
+    return None if slots is None else (slots, "yes" if context.yes else "no")
 
 
 def side_of(thing: Thing, other: Thing) -> tuple[str, ...]:
@@ -211,12 +217,17 @@ def scene_sample(
     size: int = 64,
     kinds: Sequence[str] = EASY_KINDS,
     phrasing: Phrasing = "seen",
+    turns: int = 1,
 ) -> VisualSample:
-    """The scene of one seed, drawn at `size` pixels, with one question."""
+    """The scene of one seed, drawn at `size` pixels, with `turns` questions; all but the last are earlier turns."""
     config = config or SceneConfig()
     scene = sample_scene(seed, config)
-    asked = ask(scene, seed, kinds=kinds, pairs=config.allowed_pairs, phrasing=phrasing)
-    meta = {"seed": seed, "kind": asked.kind, "level": asked.level}
+    about = partial(ask, scene, kinds=kinds, pairs=config.allowed_pairs, phrasing=phrasing)
+    asked = about(seed)
+    meta: dict[str, Any] = {"seed": seed, "kind": asked.kind, "level": asked.level}
+    if turns > 1:
+        earlier = [about(generator(seed, f"turn {turn}")) for turn in range(turns - 1)]
+        meta["history"] = [(question.question, question.answer) for question in earlier]
     return VisualSample([render(scene, size)], asked.question, asked.answer, meta=meta)
 
 

@@ -142,7 +142,7 @@ _ALLOWED: dict[str, Sequence[str]] = {
 
 
 def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
-    return words[rng.integers(len(words))]
+    return words[int(rng.integers(len(words)))]
 
 
 def sample_scene(seed: Seed, config: SceneConfig | None = None) -> Scene:

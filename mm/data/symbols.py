@@ -111,6 +111,7 @@ def symbol_set(kind: SymbolKind, split: SplitName, pixels: int = 8) -> SymbolSet
         raise ValueError(f"unknown kind of symbol {kind!r}; allowed: digits, glyphs")
     if pixels < 4:
         raise ValueError(f"a symbol needs at least 4 pixels per side, got {pixels}")
+    words: tuple[str, ...]
     if kind == "digits":
         groups = scan_ids(split)
         ids, pictures, words = np.concatenate(groups), _scans()[0], DIGITS

@@ -22,13 +22,13 @@ from mm.zoo.bases import LanguageBase, TowerBase
 from mm.zoo.tower_module import TowerModule
 
 
-def test_boards(seed: int, count: int) -> list[VisualSample]:
+def held_out_boards(seed: int, count: int) -> list[VisualSample]:
     """Lookups on full boards of held-out scans; the seed chooses which."""
     split = Split("test")
     return [board_sample(split.seed(seed * count + index), BoardConfig()) for index in range(count)]
 
 
-def test_scenes(seed: int, count: int) -> list[VisualSample]:
+def held_out_scenes(seed: int, count: int) -> list[VisualSample]:
     """Questions for colour, shape and place on held-out scenes of 64 pixels."""
     split, config = Split("test"), SceneConfig()
     return [
@@ -54,12 +54,12 @@ def blanked(samples: Sequence[VisualSample]) -> list[VisualSample]:
 
 def answering(model: Any, *, seed: int, count: int = 512) -> dict[str, float]:
     """Scores of a model that answers about boards and scenes, with the two picture controls."""
-    boards = test_boards(seed, count)
+    boards = held_out_boards(seed, count)
     return {
         "cell_lookup_accuracy": accuracy(model, boards),
         "cell_lookup_shuffled_pictures": accuracy(model, shuffled(boards)),
         "cell_lookup_blank_pictures": accuracy(model, blanked(boards)),
-        "scene_accuracy": accuracy(model, test_scenes(seed, count)),
+        "scene_accuracy": accuracy(model, held_out_scenes(seed, count)),
     }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from mm.backbone import LanguageBackbone
 from mm.data.tokenizer import tiny_tokenizer, word_ids
@@ -56,11 +57,11 @@ def tiny_language(seed: int = 0, *, width: int = 128, depth: int = 4) -> Languag
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    embedding = model.get_input_embeddings().weight
+    embedding = cast(Tensor, model.get_input_embeddings().weight)
     with torch.no_grad():
         for word, parts in shorthand_parts().items():
             embedding[ids[word]] = sum(embedding[ids[part]] for part in parts)
-        model.get_output_embeddings().weight.copy_(embedding)
+        cast(Tensor, model.get_output_embeddings().weight).copy_(embedding)
         embedding.mul_(EMBEDDING_STD / WEIGHT_STD)
     return LanguageBackbone(model, tiny_tokenizer())
 

@@ -27,6 +27,8 @@ class TowerModule(TrainingModule):
     """
 
     model: TowerBase
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, seed: int = 0, noise: float = 0.07, shift: int = 1, optimizer: OptimizerConfig | None = None
