@@ -28,6 +28,9 @@ BENCH_LATENCY = Registry("latency benchmark")
 EVALUATORS = Registry("zoo evaluator")
 """Shipped model name -> `f(model, *, seed) -> dict[str, float]`, re-run by `mm zoo verify`."""
 
+VERBS = Registry("command")
+"""Word after `mm` -> `run(argv: list[str]) -> int`, listed by `mm --help` with its `about` line, in this order."""
+
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the model presets that match a shell pattern.
@@ -40,6 +43,35 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
-MODELS.add("llava_tiny", "mm.vlm.presets:llava_tiny")
+MODELS.add("llava_tiny", "mm.zoo.presets:llava_tiny")
+MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
+MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
+
+DATA.add("procedural", "mm.data.module:ProceduralData")
+DATA.add("folder", "mm.data.folder_module:FolderData")
 
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
+MODULES.add("llava", "mm.training.host:HostModule")
+
+BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
+BENCH_FLOPS.add("flowcut", "mm.pruning.flops:rows")
+BENCH_LATENCY.add("flowcut", "mm.pruning.latency:rows")
+BENCH_LATENCY.add("lavi", "mm.encoders.lavi.latency:rows")
+
+TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
+
+EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
+EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
+EVALUATORS.add("llava_tiny", "mm.zoo.evaluate:answering")
+EVALUATORS.add("lavi_tiny", "mm.encoders.lavi.evaluate:evaluate")
+
+VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
+VERBS.add("tour", "mm.app.tour:main", about="run every shipped system once and write one HTML page")
+VERBS.add("fit", "mm.training.cli:fit", about="train a model from a run configuration")
+VERBS.add("validate", "mm.training.cli:validate", about="evaluate a training run on its validation data")
+VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its test data")
+VERBS.add("predict", "mm.training.cli:predict", about="write the predictions of a training run")
+VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about one or more pictures")
+VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
+VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
+VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")

@@ -31,6 +31,8 @@ Config = TypeVar("Config")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.jinja", "tokenizer.model"]
+"""What is fetched of a hub repository: weights, settings, tokenizer and chat template; no code."""
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -102,7 +104,7 @@ def config_from_dict(cls: type[Config], data: Mapping[str, Any], *, source: str 
 
 
 def _read_value(hint: Any, value: Any, source: str) -> Any:
-    """JSON value -> the type of a config field: dataclasses are rebuilt, lists become tuples where a tuple is declared."""
+    """JSON value -> the type of a field: dataclasses are rebuilt, lists become tuples where a tuple is declared."""
     if get_origin(hint) in (Union, UnionType):
         options = [option for option in get_args(hint) if option is not NoneType]
         if value is None:
@@ -115,8 +117,12 @@ def _read_value(hint: Any, value: Any, source: str) -> Any:
     if is_dataclass(hint) and isinstance(value, Mapping):
         return config_from_dict(hint, value, source=source)  # type: ignore[arg-type]
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        item = get_args(hint)[0] if get_args(hint) else Any
-        return tuple(_read_value(item, entry, source) for entry in value)
+        items = get_args(hint) or (Any, ...)
+        if items[-1] is Ellipsis:
+            return tuple(_read_value(items[0], entry, source) for entry in value)
+        if len(items) != len(value):
+            raise ValueError(f"{source}: needs {len(items)} values, got {len(value)}")
+        return tuple(_read_value(item, entry, source) for item, entry in zip(items, value, strict=True))
     return value
 
 
@@ -223,8 +229,12 @@ class Pretrained:
         """Build the model for `config` with random weights; `folder` holds what `save_extras` wrote."""
         return cls(config)  # type: ignore[call-arg]
 
-    def save_pretrained(self, path: str | Path) -> Path:
+    def save_pretrained(self, path: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write the model folder, whole or not at all; an older folder at `path` survives a failure.
+
+        Args:
+            path: Folder to write.
+            dtype: Store floating-point tensors in this dtype (half the size with float16); `None` keeps theirs.
 
         Returns:
             The folder.
@@ -236,7 +246,7 @@ class Pretrained:
             config = {"model_class": f"{type(self).__module__}:{type(self).__qualname__}", "mm_version": mm.__version__}
             write_json(folder / CONFIG_FILE, config | {"config": asdict(self.config)})
             write_json(folder / PREPROCESSOR_FILE, self.preprocessing())
-            state = {key: value.detach().contiguous().cpu() for key, value in self.checkpoint_state().items()}
+            state = {key: _stored(value, dtype) for key, value in self.checkpoint_state().items()}
             save_file(_untied(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
             self.save_extras(folder)
         return Path(path)
@@ -256,15 +266,41 @@ class Pretrained:
             FileNotFoundError: nothing under that name.
             ValueError: the folder holds another model, or keys and shapes differ (all listed).
         """
-        folder = resolve(name_or_path)
+        return cls.from_folder(resolve(name_or_path), dtype=dtype, device=device)
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Self:
+        """`from_pretrained` for a folder that has been found already."""
         data = read_json(folder / CONFIG_FILE)
         expected = f"{cls.__module__}:{cls.__qualname__}"
         if data.get("model_class") != expected:
             raise ValueError(f"{folder}: holds a {data.get('model_class')}, not a {expected}; use mm.load(...)")
-        config = config_from_dict(cls.config_class, data["config"], source=str(folder / CONFIG_FILE))
+        config: Any = config_from_dict(cls.config_class, data["config"], source=str(folder / CONFIG_FILE))
         model = cls.from_saved(config, folder)
         model.load_checkpoint_state(read_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
-        return model.to(device=device, dtype=dtype).eval()  # type: ignore[attr-defined, no-any-return]
+        cast_state(model, dtype)  # type: ignore[arg-type]
+        return model.to(device=device).eval()  # type: ignore[attr-defined, no-any-return]
+
+
+def cast_state(module: nn.Module, dtype: torch.dtype | None) -> None:
+    """Give parameters and saved buffers a floating-point dtype; None leaves them as they are.
+
+    Buffers that are not saved are tables a model computes itself; they keep theirs. `module.to(dtype)` would round the
+    rotary tables too: in bfloat16 the angle at position 2000 is then off by radians.
+    """
+    if dtype is None:
+        return
+    tables = [
+        (part, name, part._buffers[name]) for part in module.modules() for name in part._non_persistent_buffers_set
+    ]
+    module.to(dtype=dtype)
+    for part, name, table in tables:
+        part._buffers[name] = table
+
+
+def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    value = value.detach().contiguous().cpu()
+    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
 
 def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -296,7 +332,7 @@ def resolve(name_or_path: str | Path) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"]))
+            folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise FileNotFoundError(f"{name}: not a local folder, and the hub gave: {error}") from error
         logger.info("%s: hub snapshot %s", name, folder)
@@ -349,4 +385,4 @@ def load(
     cls = getattr(import_module(module), attribute, None)
     if not (isinstance(cls, type) and issubclass(cls, Pretrained)):
         raise ValueError(f"{folder / CONFIG_FILE}: {path} is not a model class")
-    return cls.from_pretrained(folder, dtype=dtype, device=device)  # type: ignore[return-value]
+    return cls.from_folder(folder, dtype=dtype, device=device)  # type: ignore[return-value]

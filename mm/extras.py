@@ -20,6 +20,7 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
+        library = module.partition(".")[0]
         raise ImportError(
-            f"{purpose} needs {module.split('.')[0]}: pip install 'mm[{extra}]' (in a clone: pip install -e '.[{extra}]')"
+            f"{purpose} needs {library}: pip install 'mm[{extra}]' (in a clone: pip install -e '.[{extra}]')"
         ) from error

@@ -25,9 +25,10 @@ class Registry:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._paths: dict[str, str] = {}
+        self._about: dict[str, str] = {}
 
-    def add(self, name: str, path: str) -> None:
-        """Register `name`.
+    def add(self, name: str, path: str, *, about: str = "") -> None:
+        """Register `name`; `about` is one line for listings.
 
         Raises:
             ValueError: the name is taken, or `path` is not of the form "module:attribute".
@@ -37,6 +38,23 @@ class Registry:
         if path.count(":") != 1:
             raise ValueError(f"{self.kind} {name!r}: path must be 'module:attribute', got {path!r}")
         self._paths[name] = path
+        self._about[name] = about
+
+    def about(self, name: str) -> str:
+        """The line that was registered with `name`, "" if there is none."""
+        return self._about.get(name, "")
+
+    def path(self, name: str) -> str:
+        """The "module:attribute" behind `name`, without importing it.
+
+        Raises:
+            ValueError: no such name; the message suggests the nearest ones.
+        """
+        if name not in self._paths:
+            near = get_close_matches(name, self._paths) or sorted(self._paths)
+            hint = f"did you mean {', '.join(near[:5])}?" if near else "none is registered"
+            raise ValueError(f"unknown {self.kind} {name!r}; {hint}")
+        return self._paths[name]
 
     def get(self, name: str) -> Any:
         """Import and return the object behind `name`.
@@ -44,15 +62,16 @@ class Registry:
         Raises:
             ValueError: no such name; the message suggests the nearest ones.
         """
-        if name not in self._paths:
-            near = get_close_matches(name, self._paths) or sorted(self._paths)
-            raise ValueError(f"unknown {self.kind} {name!r}; did you mean {', '.join(near[:5])}?")
-        module, attribute = self._paths[name].split(":")
+        module, attribute = self.path(name).split(":")
         return getattr(import_module(module), attribute)
 
     def names(self, pattern: str = "*") -> list[str]:
         """Registered names that match a shell pattern, sorted."""
         return sorted(name for name in self._paths if fnmatch(name, pattern))
+
+    def in_order(self) -> list[str]:
+        """All names in the order of registration, for listings that tell a story."""
+        return list(self._paths)
 
     def __contains__(self, name: object) -> bool:
         return name in self._paths

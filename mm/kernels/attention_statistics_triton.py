@@ -144,7 +144,7 @@ def _row_kernel(
     tl.store(z + tl.program_id(1).to(tl.int64) * M + keys, tl.sum(key * query[None, :], 1) * scale, mask=keys < M)
 
 
-def statistics_triton(q, k, v, mask, weights, causal, scale, entropy, reduce) -> tuple[Tensor, ...]:
+def statistics_triton(q, k, v, mask, weights, causal, scale, entropy, reduce) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `mm.kernels.attention_statistics.attention_statistics`; `mask` is None or padding, bool (B or 1, 1, 1, M)."""
     q, k, v = (t if t is None or t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     batch, keys = q.shape[0], k.shape[2]
@@ -154,9 +154,9 @@ def statistics_triton(q, k, v, mask, weights, causal, scale, entropy, reduce) ->
     sums = empty if weights is None else _columns(q, k, lse, weights.contiguous(), real, causal, scale)
     if weights is not None and reduce:
         sums = sums.mean(1)
-    if entropy and reduce:
+    if spread is not None and reduce:
         spread = spread.mean(1)
-    return out, sums, spread if entropy else empty.clone(), lse if entropy else empty.clone()
+    return out, sums, empty.clone() if spread is None else spread, lse if entropy else empty.clone()
 
 
 def _attention(q, k, v, real, causal, scale, entropy) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -20,6 +20,9 @@ import torch
 from mm.kernels.measure import Ceilings, Timing, ceilings, peak_bytes, time_alternating
 
 CASE_MODULES: dict[str, str] = {
+    "window_attention_3d": "mm.kernels.cases.window_attention",
+    "attention": "mm.kernels.cases.masked_attention",
+    "local_contrastive_similarity": "mm.kernels.cases.contrastive",
     "nearest_code": "mm.kernels.cases.code_search",
     "attention_with_scores": "mm.kernels.cases.scored_attention",
     "modulated_norm": "mm.kernels.cases.norm",

@@ -113,7 +113,7 @@ class Dispatcher:
         return Choice(impl, "asked for by name")
 
     def _best(self, situation: Situation) -> Choice:
-        passed = []
+        passed: list[str] = []
         for candidate in self.candidates.values():
             obstacle = candidate.cannot(situation) or candidate.unsuited(situation)
             if obstacle is None:

@@ -227,7 +227,9 @@ def _backward(
     if dtotal is not None:
         ds = ds + dtotal
     leading = tuple(range(dy.ndim - 1))
-    dweight = (grad * normed).sum(leading).to(weight.dtype) if wants_weight else total.new_empty(0)
+    dweight = (
+        (grad * normed).sum(leading).to(weight.dtype) if weight is not None and wants_weight else total.new_empty(0)
+    )
     dbias = grad.sum(leading) if wants_bias else total.new_empty(0)
     return ds.to(total.dtype), ddscale, dweight, dbias
 

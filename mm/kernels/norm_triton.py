@@ -113,7 +113,9 @@ def _backward_kernel(
         tl.store(dbias + program * D + lane, bias_sum, mask=inside)
 
 
-def forward_triton(x, residual, weight, bias, dscale, dshift, keep, kind, eps, cast, dtype) -> tuple[Tensor, ...]:
+def forward_triton(
+    x, residual, weight, bias, dscale, dshift, keep, kind, eps, cast, dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `mm.kernels.norm._modulated_norm`; `dtype` is that of y."""
     x, residual, dscale, dshift, keep = (_contiguous(t) for t in (x, residual, dscale, dshift, keep))
     width, rows = x.shape[-1], x.numel() // max(1, x.shape[-1])

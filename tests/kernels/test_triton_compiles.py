@@ -1,6 +1,6 @@
 """Every Triton kernel compiles to machine code for the supported GPUs, fits their shared memory and spills little.
 
-No GPU is needed: Triton brings its own assembler. Results are checked by the interpreter and, on a GPU, by test_gpu.py.
+No GPU is needed: Triton brings its own assembler. What runs is checked by the interpreter and, on a GPU, test_gpu.py.
 """
 
 import subprocess

@@ -48,7 +48,8 @@ def _draw(rows: int, width: int, device: str) -> tuple[Tensor, ...]:
 
 
 def _ours(x: Tensor, residual: Tensor, weight: Tensor, dscale: Tensor, dshift: Tensor) -> tuple[Tensor, Tensor]:
-    return modulated_norm(x, weight, None, dscale, dshift, residual=residual)
+    y, total = modulated_norm(x, weight, None, dscale, dshift, residual=residual)
+    return y, total
 
 
 def _forward(rows: int, width: int, device: str) -> Contest:

@@ -1,0 +1,55 @@
+"""`mm ask`: a question about pictures, answered by a model that ships or lies in a folder."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mm.command import OK, CommandParser, emit_json
+
+
+def run(argv: list[str]) -> int:
+    """Answer a question about one or more pictures."""
+    parser = CommandParser(
+        "ask",
+        about="Ask a vision-language model about one or more pictures. Models called tiny are demonstrations.",
+        example='mm ask board.png --prompt "row 3 col 5 ?" --model lavi_tiny',
+        json_output=True,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
+    parser.add_argument("--prompt", required=True, help="the question")
+    parser.add_argument(
+        "--model", default="lavi_tiny", help="shipped name, model folder or hub id (default: lavi_tiny)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    arguments = parser.parse_args(argv)
+    if not arguments.prompt.strip():
+        raise ValueError("--prompt is empty; write a question")
+
+    import mm
+    from mm.vision import load_image
+
+    images = [load_image(path) for path in arguments.images]
+    model: Any = mm.load(arguments.model, device=arguments.device)
+    if not hasattr(model, "ask"):
+        raise ValueError(f"--model {arguments.model}: a {type(model).__name__} does not answer questions")
+    start = time.perf_counter()
+    answer = model.ask(images, arguments.prompt)
+    seconds = time.perf_counter() - start
+    if arguments.json:
+        emit_json(
+            {"answer": answer, "model": arguments.model, "seconds": seconds, **tokens(model, images, arguments.prompt)}
+        )
+    else:
+        print(answer)
+    return OK
+
+
+def tokens(model: Any, images: list[Any], prompt: str) -> dict[str, int]:
+    """What the model reads: tokens of the language model's sequence, and visual tokens wherever they enter."""
+    import torch
+
+    batch = model.prepare(images, prompt)
+    with torch.inference_mode():
+        visual = model.visual_tokens(batch["pixel_values"])  # (B, M, D)
+    return {"sequence_tokens": int(batch["attention_mask"].sum()), "visual_tokens": visual.shape[0] * visual.shape[1]}

@@ -1,0 +1,196 @@
+"""What every model of the catalog promises, asked of every tiny preset.
+
+A new system adds one line to `CASES`: how a batch for its class is made and which tensor of the result is compared. If
+its tiny preset takes more than a second, a line in `SIZES` makes it smaller here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mm
+
+QUESTIONS = ["what is in row 3 col 5?", "is it red?", "question: what digit is on the large red circle? answer:"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one class of models is called."""
+
+    batch: Callable[[Any], dict[str, Tensor]]
+    """model -> keyword arguments of `forward`."""
+    output: Callable[[Any], Tensor]
+    """Result of `forward` -> the tensor that is compared, (B, N, ...)."""
+    without_gradient: tuple[str, ...] = ()
+    """Tensors that this preset has and this batch does not use (ends of their names)."""
+
+
+def picture(seed: int, side: int = 64) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def pictures() -> list[Any]:
+    """One picture, none, two."""
+    return [picture(0), None, [picture(1), picture(2)]]
+
+
+def words(model: Any) -> dict[str, Tensor]:
+    vocabulary = model.backbone.model.config.vocab_size
+    ids = torch.randint(vocabulary, (3, 7), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": (torch.arange(7) < torch.tensor([[7], [4], [5]])).long()}
+
+
+def pixels(model: Any) -> dict[str, Tensor]:
+    shape = (2, 3, *model.tower.image_size)
+    return {"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(0))}
+
+
+def questions(model: Any) -> dict[str, Tensor]:
+    return model.prepare(pictures(), QUESTIONS, padding_side="right")
+
+
+CASES = {
+    "LanguageBase": Case(words, lambda result: result.logits),
+    "TowerBase": Case(pixels, lambda result: result.tokens),
+    "VisionLanguageModel": Case(questions, lambda result: result.logits),
+    "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
+}
+"""Class name -> its case."""
+
+LANGUAGE = {"width": 32, "depth": 2}
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny_lm": LANGUAGE,
+    "llava_tiny": LANGUAGE,
+    "lavi_tiny": LANGUAGE,
+    "tiny_vit": {"embed_dim": 32, "depth": 2},
+}
+"""Preset -> smaller sizes for this file."""
+
+PRESETS = [name for name in mm.list_models() if "tiny" in name.split("_")]
+
+
+def build(name: str) -> tuple[Any, Case]:
+    """A random model in evaluation mode. What starts at zero gets values, so that no path hides behind a zero."""
+    model = mm.create_model(name, **SIZES.get(name, {})).eval()
+    case = CASES.get(type(model).__name__)
+    if case is None:
+        pytest.fail(f"{name} is a {type(model).__name__}: add a line for that class to CASES in {__file__}")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model, case
+
+
+def answering(name: str) -> Any:
+    model, _ = build(name)
+    if not hasattr(model, "prepare"):
+        pytest.skip(f"{type(model).__name__} does not answer questions")
+    return model
+
+
+def compared(model: nn.Module, case: Case, batch: dict[str, Tensor]) -> Tensor:
+    """The result without its padding."""
+    found = case.output(model(**batch))
+    return found[batch["attention_mask"].bool()] if "attention_mask" in batch else found
+
+
+def backward(model: nn.Module, case: Case) -> None:
+    """Gradients of a random weighting: a plain sum would be constant behind a norm."""
+    found = compared(model, case, case.batch(model))
+    (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_forward_is_finite_and_repeatable(name):
+    model, case = build(name)
+    batch = case.batch(model)
+    with torch.no_grad():
+        first, again = compared(model, case, batch), compared(model, case, batch)
+    assert first.isfinite().all() and first.std() > 0
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("frozen", ["nothing", "every second tensor"])
+def test_trainable_tensors_all_get_gradients_and_frozen_ones_none(name, frozen):
+    model, case = build(name)
+    parameters = dict(model.named_parameters())
+    if frozen != "nothing":
+        for key in list(parameters)[::2]:
+            parameters[key].requires_grad_(False)
+    before = {key: value.detach().clone() for key, value in parameters.items()}
+    backward(model.train(), case)
+    moved = {key for key, value in parameters.items() if value.grad is not None and value.grad.any()}
+    expected = {
+        key for key, value in parameters.items() if value.requires_grad and not key.endswith(case.without_gradient)
+    }
+    assert moved == expected
+    assert all(value.grad.isfinite().all() for value in parameters.values() if value.grad is not None)
+    torch.optim.SGD([value for value in parameters.values() if value.requires_grad], lr=0.1).step()
+    changed = {key for key, value in parameters.items() if not torch.equal(value, before[key])}
+    assert changed <= moved
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_saved_model_comes_back_bit_equal(name, tmp_path):
+    model, case = build(name)
+    loaded: Any = mm.load(model.save_pretrained(tmp_path / name))
+    assert type(loaded) is type(model) and loaded.config == model.config
+    assert loaded.preprocessing() == model.preprocessing()
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    with torch.no_grad():  # each model prepares its own batch: tokenizer and preprocessing travelled as well
+        assert torch.equal(compared(model, case, case.batch(model)), compared(loaded, case, case.batch(loaded)))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_bfloat16_stays_bfloat16_and_near_float32(name):
+    model, case = build(name)
+    batch = case.batch(model)
+    with torch.no_grad():
+        full = compared(model, case, batch)
+        half = compared(model.bfloat16(), case, batch)
+    assert half.dtype == torch.bfloat16 and half.isfinite().all()
+    # 8 bits of mantissa through a few blocks: a few per cent of the spread
+    assert (half.float() - full).square().mean().sqrt() < 0.1 * full.std()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_alone_equals_the_row_in_a_batch_padded_on_either_side(name):
+    model = answering(name)
+    fixed = {"max_new_tokens": 4, "min_new_tokens": 4}
+    alone = [model.prepare([images], [text]) for images, text in zip(pictures(), QUESTIONS, strict=True)]
+    with torch.no_grad():
+        logits = [model(**batch).logits[0] for batch in alone]
+    answers = torch.cat([model.generate(**batch, **fixed) for batch in alone])
+    for side in ("left", "right"):
+        batch = model.prepare(pictures(), QUESTIONS, padding_side=side)
+        assert not batch["attention_mask"].all(), "nothing is padded, so nothing is tested"
+        with torch.no_grad():
+            together = model(**batch).logits
+        for row, expected in enumerate(logits):
+            found = together[row, batch["attention_mask"][row].bool()]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(model.generate(**batch, **fixed), answers)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_compiled_equals_eager(name):
+    model, case = build(name)
+    batch = case.batch(model)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        eager = compared(model, case, batch)
+        compiled = compared(torch.compile(model, backend="aot_eager"), case, batch)
+    torch._dynamo.reset()
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
