@@ -121,6 +121,23 @@ def test_10_checkpointing_gives_the_same_gradients(toolbox, family, placed, grad
         torch.testing.assert_close(seen[name], expected[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_10_each_checkpointed_pass_keeps_its_own_view(toolbox, gradients):
+    lavi = toolbox.lavi().train()
+    image_ids = torch.arange(16).div(8, rounding_mode="floor").expand(2, 16)
+    visual = toolbox.encode(lavi, image_ids=image_ids).placed(torch.tensor([[0, 3], [2, 5]])).detach()
+
+    def seen():
+        lavi.zero_grad()
+        with lavi.seeing(visual):  # two texts of different lengths under one context, then one backward pass
+            sum(lavi.language_model(toolbox.ids(length=n)).logits.square().mean() for n in (7, 4)).backward()
+        return [p.grad.clone() for p in lavi.cond.parameters() if p.grad is not None]
+
+    expected = seen()
+    lavi.gradient_checkpointing_enable()
+    for mine, theirs in zip(seen(), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_10_reentrant_checkpointing_is_refused(toolbox, gradients):
     lavi = toolbox.lavi().train()
     lavi.language_model.gradient_checkpointing_enable({"use_reentrant": True})
