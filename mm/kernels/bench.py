@@ -142,7 +142,7 @@ def _verdict(targets: Sequence[Target], times: Mapping[str, Timing], peaks: Mapp
 
 def run(device: str, kernels: Sequence[str] = (), budget_s: float = 2.0) -> tuple[list[Row], Ceilings]:
     """All rows of the chosen kernels (all if none is named) on one device, and the ceilings of the run."""
-    dtypes = (torch.float32, torch.bfloat16, torch.float16) if device == "cuda" else (torch.float32,)
+    dtypes = (torch.float32, torch.bfloat16, torch.float16) if device == "cuda" else (torch.float32, torch.bfloat16)
     roof = ceilings(device, dtypes)
     rows = []
     for kernel, module in CASE_MODULES.items():

@@ -32,7 +32,7 @@ def nearest_blocked(x: Tensor, codebook: Tensor, metric: str, topk: int) -> tupl
 
 
 def _search_rows(x: Tensor, codebook: Tensor, centre: Tensor, metric: str, topk: int) -> tuple[Tensor, Tensor]:
-    work = _matmul_dtype(x)
+    work = matmul_dtype(x)
     exact = x - centre
     rounded = exact.to(work)
     x_norm = rounded.to(x.dtype).norm(dim=1)
@@ -53,7 +53,7 @@ def _search_rows(x: Tensor, codebook: Tensor, centre: Tensor, metric: str, topk:
     return _winners(_nearest_first(found, topk), len(x), topk)
 
 
-def _matmul_dtype(x: Tensor) -> torch.dtype:
+def matmul_dtype(x: Tensor) -> torch.dtype:
     """bfloat16 where it is faster than float32 and the product takes most of the time, else the dtype of `x`."""
     if x.dtype == torch.float64 or x.shape[1] < 128:
         return x.dtype

@@ -8,6 +8,7 @@ import torch
 
 from mm.kernels.bench import Case, Contest, Target
 from mm.kernels.code_search import nearest_code
+from mm.kernels.code_search_blocked import matmul_dtype
 
 SPEED_CPU = (
     Target(kind="speedup", limit=1.5, peer="cdist + argmin"),
@@ -56,5 +57,5 @@ def _contest(count: int, codes: int, width: int, metric: str, device: str) -> Co
         },
         bytes=4.0 * width * (count + codes) + 12 * count,
         flops=2.0 * count * codes * width,
-        matmul="bfloat16" if device == "cuda" else "float32",
+        matmul="bfloat16" if device == "cuda" else str(matmul_dtype(x)).removeprefix("torch."),
     )
