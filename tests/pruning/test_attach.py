@@ -318,3 +318,34 @@ def test_text_only_calls_pass_through(tiny):
     with FlowCut(target_tokens=6, second_stage="on").attach(model):
         torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=0, atol=0)
         model.generate(input_ids=ids, max_new_tokens=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava", "qwen2.5"])
+def test_positions_behind_the_second_cut(tiny, name):
+    """Text positions are counted anew, multimodal ones kept: against blocks that are run by hand."""
+    model, inputs = tiny.vlm(name), tiny.inputs(name, batch=1)
+    target = 6 if name == "llava" else 4
+    with FlowCut(target_tokens=target, second_stage="on").attach(model) as session:
+        short = session.prepare(inputs)
+        found = model(**inputs).logits
+        columns = session.language.last.behind[0].columns
+    language = model.model.language_model
+    caught = {}
+    hook = language.register_forward_pre_hook(lambda _m, _a, kwargs: caught.update(kwargs), with_kwargs=True)
+    positions = short.get("position_ids")
+    positions = (short["attention_mask"].cumsum(1) - 1) if positions is None else positions
+    model(**{**short, "position_ids": positions})
+    hook.remove()
+    hidden = caught["inputs_embeds"]
+    tables = language.rotary_emb(hidden, positions)
+    for layer in language.layers[:2]:
+        hidden = layer(hidden, position_embeddings=tables, attention_mask=None, position_ids=None)
+    hidden = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
+    positions = torch.arange(hidden.shape[1])[None] if name == "llava" else positions[:, :, columns[0]]
+    tables = language.rotary_emb(hidden, positions)
+    for layer in language.layers[2:]:
+        hidden = layer(hidden, position_embeddings=tables, attention_mask=None, position_ids=None)
+    expected = model.lm_head(language.norm(hidden))
+    assert expected.shape[1] < short["input_ids"].shape[1]
+    torch.testing.assert_close(found, expected, **CLOSE)
