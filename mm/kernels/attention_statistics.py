@@ -12,7 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mm.kernels.dispatch import Candidate, Dispatcher, Situation, needs_triton
+from mm.kernels.dispatch import Candidate, Dispatcher, Situation, needs_triton, unproven
 
 _BLOCK = 160_000  # probabilities per block: with their scores 1.3 MB in float32, about the second-level cache
 
@@ -27,7 +27,9 @@ def _triton_obstacle(where: Situation) -> str | None:
 
 DISPATCH = Dispatcher(
     "attention_with_scores",
-    Candidate("triton", "statistics inside the attention kernel", lambda s: needs_triton(s) or _triton_obstacle(s)),
+    Candidate(
+        "triton", "statistics inside the attention kernel", lambda s: needs_triton(s) or _triton_obstacle(s), unproven
+    ),
     Candidate("blocked", "blocks of queries whose probabilities stay in the cache"),
     Candidate("reference", "the whole matrix", unsuited=lambda _: "it holds N x M probabilities"),
 )
