@@ -9,7 +9,7 @@ tour: $(VENV)/.stamp-core
 	$(BIN)/mm tour --out out/tour
 
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m slow

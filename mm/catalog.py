@@ -25,9 +25,6 @@ BENCH_FLOPS = Registry("FLOP benchmark")
 BENCH_LATENCY = Registry("latency benchmark")
 """System name -> `f(*, device, repeats) -> list[dict]`."""
 
-BENCH_KERNELS = Registry("kernel benchmark")
-"""Kernel name -> `f(*, device, repeats) -> list[dict]`."""
-
 EVALUATORS = Registry("zoo evaluator")
 """Shipped model name -> `f(model, *, seed) -> dict[str, float]`, re-run by `mm zoo verify`."""
 

@@ -31,6 +31,8 @@ Config = TypeVar("Config")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.jinja", "tokenizer.model"]
+"""What is fetched of a hub repository: weights, settings, tokenizer and chat template; no code."""
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -264,7 +266,11 @@ class Pretrained:
             FileNotFoundError: nothing under that name.
             ValueError: the folder holds another model, or keys and shapes differ (all listed).
         """
-        folder = resolve(name_or_path)
+        return cls.from_folder(resolve(name_or_path), dtype=dtype, device=device)
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Self:
+        """`from_pretrained` for a folder that has been found already."""
         data = read_json(folder / CONFIG_FILE)
         expected = f"{cls.__module__}:{cls.__qualname__}"
         if data.get("model_class") != expected:
@@ -272,7 +278,24 @@ class Pretrained:
         config: Any = config_from_dict(cls.config_class, data["config"], source=str(folder / CONFIG_FILE))
         model = cls.from_saved(config, folder)
         model.load_checkpoint_state(read_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
-        return model.to(device=device, dtype=dtype).eval()  # type: ignore[attr-defined, no-any-return]
+        cast_state(model, dtype)  # type: ignore[arg-type]
+        return model.to(device=device).eval()  # type: ignore[attr-defined, no-any-return]
+
+
+def cast_state(module: nn.Module, dtype: torch.dtype | None) -> None:
+    """Give parameters and saved buffers a floating-point dtype; None leaves them as they are.
+
+    Buffers that are not saved are tables a model computes itself; they keep theirs. `module.to(dtype)` would round the
+    rotary tables too: in bfloat16 the angle at position 2000 is then off by radians.
+    """
+    if dtype is None:
+        return
+    tables = [
+        (part, name, part._buffers[name]) for part in module.modules() for name in part._non_persistent_buffers_set
+    ]
+    module.to(dtype=dtype)
+    for part, name, table in tables:
+        part._buffers[name] = table
 
 
 def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -309,7 +332,7 @@ def resolve(name_or_path: str | Path) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"]))
+            folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise FileNotFoundError(f"{name}: not a local folder, and the hub gave: {error}") from error
         logger.info("%s: hub snapshot %s", name, folder)
@@ -362,4 +385,4 @@ def load(
     cls = getattr(import_module(module), attribute, None)
     if not (isinstance(cls, type) and issubclass(cls, Pretrained)):
         raise ValueError(f"{folder / CONFIG_FILE}: {path} is not a model class")
-    return cls.from_pretrained(folder, dtype=dtype, device=device)  # type: ignore[return-value]
+    return cls.from_folder(folder, dtype=dtype, device=device)  # type: ignore[return-value]

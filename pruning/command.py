@@ -36,7 +36,8 @@ def prune(argv: list[str]) -> int:
 
     pruner = make_pruner(arguments.method, arguments.target, read_options(arguments.option))
     trial = _trial(arguments)
-    plain, row, picture = trial.unpruned(), *trial.pruned(pruner)
+    plain = trial.unpruned()
+    row, picture = trial.pruned(pruner)
     path = None
     if picture is not None:
         path = Path(arguments.map or f"{Path(arguments.image).stem}_kept.png")

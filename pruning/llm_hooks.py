@@ -230,7 +230,7 @@ class LanguageHooks:
         kind = self._kind(number)
         build = create_sliding_window_causal_mask if kind == "sliding_attention" else create_causal_mask
         kwargs["attention_mask"] = build(
-            config=self.config,
+            config=self.config,  # type: ignore[arg-type]
             inputs_embeds=hidden,
             attention_mask=mask,
             past_key_values=kwargs.get("past_key_values"),

@@ -44,7 +44,7 @@ def pictures() -> list[Any]:
 def words(model: Any) -> dict[str, Tensor]:
     vocabulary = model.backbone.model.config.vocab_size
     ids = torch.randint(vocabulary, (3, 7), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "attention_mask": torch.arange(7).expand(3, 7) < torch.tensor([[7], [4], [5]])}
+    return {"input_ids": ids, "attention_mask": (torch.arange(7) < torch.tensor([[7], [4], [5]])).long()}
 
 
 def pixels(model: Any) -> dict[str, Tensor]:

@@ -33,6 +33,21 @@ def test_every_folder_with_code_is_a_package():
             assert (path.parent / "__init__.py").is_file(), f"{path.relative_to(ROOT)} is in no package"
 
 
+def test_every_data_file_of_the_tree_is_packaged():
+    """A tokenizer without its chat template loads, and then cannot ask."""
+    settings = PROJECT["tool"]["setuptools"]
+    packaged = {
+        path
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / settings["package-dir"].get(package, package.replace(".", "/"))).glob(pattern)
+    }
+    for folder in ("mm", *DOMAINS, "configs"):
+        for path in (ROOT / folder).rglob("*"):
+            code = path.suffix in (".py", ".pyc") or path.is_dir() or path.name == ".gitkeep"
+            assert code or path in packaged, f"{path.relative_to(ROOT)} is in no pattern of package-data"
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_no_import_uses_the_bare_folder_name(domain):
     """`import encoders.x` would give a second copy of every class."""

@@ -74,8 +74,8 @@ class VisualGuidance(LogitsProcessor):
         """Scores (R, vocabulary) of the next token, guided; tokens that are forbidden stay forbidden."""
         plain = self._plain(input_ids).to(scores).log_softmax(-1)
         seeing = scores.log_softmax(-1)
-        guided = (plain + self.strength * (seeing - plain)).log_softmax(-1)
-        return guided.masked_fill(scores == -torch.inf, -torch.inf)
+        guided = plain + self.strength * (seeing - plain)
+        return guided.masked_fill(scores == -torch.inf, -torch.inf).log_softmax(-1)
 
     def _plain(self, input_ids: Tensor) -> Tensor:
         mask = self._mask(input_ids)

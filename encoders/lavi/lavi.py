@@ -197,8 +197,6 @@ class Lavi(nn.Module):
         run = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         if guidance != 1.0 and visual is not None:
             return self._guided(run, visual, rows, guidance)
-        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            remember_frames(self.backbone.layers, self.stage)
         with self.seeing(self._dropped(visual), rows=rows):
             return self.language_model(**run)
 
@@ -241,6 +239,8 @@ class Lavi(nn.Module):
         """
         if not self.attached:
             raise ValueError("this LaVi adapter was detached from its language model; attach a new one")
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            remember_frames(self.backbone.layers, self.stage)
         if visual is None:
             frame = None
         else:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from einops import rearrange
 
-from mm.app.report import Page
 from mm.checkpoint import load
 from mm.data.collate import collate
 from mm.data.sample import VisualSample
 from mm.encoders.lavi.diagnostics import inspect, token_strength, word_patch_map
 from mm.encoders.lavi.evaluate import held_out_clips, reordered
+from mm.encoders.lavi.flops import conditioner_flops
 from mm.encoders.lavi.flops import rows as flops_rows
 from mm.encoders.lavi.latency import rows as latency_rows
 from mm.encoders.lavi.model import LaviModel
-from mm.metrics.flops import count_flops, on_meta
 from mm.metrics.latency import measure
+from mm.metrics.shapes import DecoderShape, ViTShape
 from mm.training.answers import accuracy, answers_of
 from mm.vlm import VisionLanguageModel
 from mm.zoo.evaluate import blanked, held_out_boards, held_out_scenes, shuffled
+
+if TYPE_CHECKING:
+    from mm.app.report import Page
 
 SAMPLES = 256
 """Held-out samples per score of the tour; `mm zoo verify` takes more."""
@@ -117,7 +120,7 @@ def _costs(page: Page, lavi: LaviModel, host: VisionLanguageModel, sample: Visua
                 "model": name,
                 "visual tokens in the sequence": batches[name]["input_ids"].shape[1] - _words(sample, lavi),
                 "sequence length": batches[name]["input_ids"].shape[1],
-                "prefill MFLOP": _flops(model, batches[name]) / 1e6,
+                "prefill MFLOP": _flops(model, batches[name]["input_ids"].shape[1]) / 1e6,
                 "prefill ms": median[name],
                 "cache bytes": _cache_bytes(model, batches[name]),
             }
@@ -137,10 +140,31 @@ def _prefill(model: Any, batch: dict[str, torch.Tensor]) -> Any:
     return lambda: model(**batch, logits_to_keep=1)
 
 
-def _flops(model: Any, batch: dict[str, torch.Tensor]) -> int:
-    tensors = {key: value for key, value in batch.items() if key in ("input_ids", "pixel_values")}
-    with on_meta(model, tensors) as (functional, meta):
-        return count_flops(lambda: functional(**meta))
+def _flops(model: Any, sequence: int) -> int:
+    """Operations of the prefill of one picture with its question, in closed form."""
+    language, tower = model.backbone.config, model.tower
+    decoder = DecoderShape(
+        layers=language.num_hidden_layers,
+        width=language.hidden_size,
+        heads=language.num_attention_heads,
+        kv_heads=language.num_key_value_heads,
+        head_width=language.head_dim,
+        feed_forward=language.intermediate_size,
+        vocab=language.vocab_size,
+    )
+    options = tower.config.options
+    eye = ViTShape(
+        layers=tower.num_blocks,
+        width=tower.width,
+        feed_forward=int(options["mlp_ratio"] * tower.width),
+        tokens=tower.num_tokens,
+        patch=tower.patch_size[0],
+        patches=tower.num_tokens,
+    )
+    flops = eye.flops(1) + decoder.prefill_flops(sequence, causal=True)
+    if isinstance(model, LaviModel):
+        flops += conditioner_flops(model.config.lavi, decoder.width, decoder.layers, sequence, tower.num_tokens)
+    return flops
 
 
 def _cache_bytes(model: Any, batch: dict[str, torch.Tensor]) -> int:

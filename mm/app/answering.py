@@ -38,6 +38,8 @@ class Request:
 def from_messages(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Request:
     """Chat messages of a task: parts are `text` or `image`, the picture stands under `url`.
 
+    Pictures in front of the first question are placed by the model's processor, as in its training.
+
     Raises:
         ValueError: a part of another kind (video, audio).
     """
@@ -52,11 +54,11 @@ def from_messages(messages: Sequence[Mapping[str, Any]], options: Mapping[str, A
             raise ValueError(f"the task has {', '.join(other)} input; this adapter reads text and images")
         kept = [{"type": "image"} if part["type"] == "image" else dict(part) for part in parts]
         plain.append({"role": message["role"], "content": kept})
-    return Request(plain, images, options)
+    return Request(_without_leading_pictures(plain, len(images)), images, options)
 
 
 def from_context(context: str, visuals: Sequence[Any] | None, options: Mapping[str, Any]) -> Request:
-    """Text and pictures of an older task; without placeholders the pictures go in front.
+    """Text and pictures of an older task; `<image>` marks their places, if the task cares.
 
     Raises:
         ValueError: a visual that is a path (a video) and not a picture.
@@ -64,14 +66,21 @@ def from_context(context: str, visuals: Sequence[Any] | None, options: Mapping[s
     images = list(visuals or [])
     if any(isinstance(image, str) for image in images):
         raise ValueError("the task gives paths (videos or audio); this adapter reads pictures")
-    if PLACEHOLDER not in context:
-        context = PLACEHOLDER * len(images) + context
-    pieces = context.split(PLACEHOLDER)
     parts: list[dict[str, Any]] = []
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(context.split(PLACEHOLDER)):
         parts += [{"type": "image"}] if index else []
         parts += [{"type": "text", "text": piece}] if piece else []
     return Request([{"role": "user", "content": parts}], images, options)
+
+
+def _without_leading_pictures(messages: list[dict[str, Any]], pictures: int) -> list[dict[str, Any]]:
+    """The messages without picture parts, if all of them stand in front of the first question."""
+    first: dict[str, Any] = next((message for message in messages if message["role"] == "user"), {"content": []})
+    leading = [part["type"] for part in first["content"][:pictures]]
+    if leading != ["image"] * pictures:
+        return messages
+    text = {**first, "content": first["content"][pictures:]}
+    return [text if message is first else message for message in messages]
 
 
 def generation_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

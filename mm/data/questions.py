@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -216,12 +217,17 @@ def scene_sample(
     size: int = 64,
     kinds: Sequence[str] = EASY_KINDS,
     phrasing: Phrasing = "seen",
+    turns: int = 1,
 ) -> VisualSample:
-    """The scene of one seed, drawn at `size` pixels, with one question."""
+    """The scene of one seed, drawn at `size` pixels, with `turns` questions; all but the last are earlier turns."""
     config = config or SceneConfig()
     scene = sample_scene(seed, config)
-    asked = ask(scene, seed, kinds=kinds, pairs=config.allowed_pairs, phrasing=phrasing)
-    meta = {"seed": seed, "kind": asked.kind, "level": asked.level}
+    about = partial(ask, scene, kinds=kinds, pairs=config.allowed_pairs, phrasing=phrasing)
+    asked = about(seed)
+    meta: dict[str, Any] = {"seed": seed, "kind": asked.kind, "level": asked.level}
+    if turns > 1:
+        earlier = [about(generator(seed, f"turn {turn}")) for turn in range(turns - 1)]
+        meta["history"] = [(question.question, question.answer) for question in earlier]
     return VisualSample([render(scene, size)], asked.question, asked.answer, meta=meta)
 
 

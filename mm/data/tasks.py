@@ -38,6 +38,8 @@ class TaskConfig:
     """Side of a drawn scene in pixels."""
     kinds: tuple[str, ...] = EASY_KINDS
     """Kinds of questions about scenes."""
+    scene_turns: int = 1
+    """Questions per scene; all but the last are earlier turns of its conversation."""
     detail: SceneConfig = field(default_factory=lambda: SceneConfig(marks=True))
     """Scenes of the task `detail`, drawn at their full size."""
     clips: ClipConfig = field(default_factory=ClipConfig)
@@ -57,7 +59,14 @@ class TaskConfig:
 
 
 def _scene(seed: int, config: TaskConfig) -> VisualSample:
-    return scene_sample(seed, config.scenes, size=config.scene_size, kinds=config.kinds, phrasing=config.phrasing)
+    return scene_sample(
+        seed,
+        config.scenes,
+        size=config.scene_size,
+        kinds=config.kinds,
+        phrasing=config.phrasing,
+        turns=config.scene_turns,
+    )
 
 
 def _captioned(seed: int, config: TaskConfig, caption: str) -> VisualSample:

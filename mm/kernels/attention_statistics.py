@@ -20,6 +20,8 @@ _BLOCK = 160_000  # probabilities per block: with their scores 1.3 MB in float32
 def _triton_obstacle(where: Situation) -> str | None:
     if where.length == 0:
         return "it knows key padding and causality, not general masks, and needs values as wide as keys"
+    if where.device == "cuda" and where.dtype == torch.float32:
+        return "float32 products without tensor cores spill registers"
     return f"head dim {where.head_dim} is above 256" if where.head_dim > 256 else None
 
 

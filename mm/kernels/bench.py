@@ -21,8 +21,11 @@ from mm.kernels.measure import Ceilings, Timing, ceilings, peak_bytes, time_alte
 
 CASE_MODULES: dict[str, str] = {
     "window_attention_3d": "mm.kernels.cases.window_attention",
-    "attention": "mm.kernels.cases.attention",
+    "attention": "mm.kernels.cases.masked_attention",
     "local_contrastive_similarity": "mm.kernels.cases.contrastive",
+    "nearest_code": "mm.kernels.cases.code_search",
+    "attention_with_scores": "mm.kernels.cases.scored_attention",
+    "modulated_norm": "mm.kernels.cases.norm",
 }
 """Kernel -> module with `cases()`; what is listed here is what `mm bench kernels` runs."""
 
@@ -139,7 +142,7 @@ def _verdict(targets: Sequence[Target], times: Mapping[str, Timing], peaks: Mapp
 
 def run(device: str, kernels: Sequence[str] = (), budget_s: float = 2.0) -> tuple[list[Row], Ceilings]:
     """All rows of the chosen kernels (all if none is named) on one device, and the ceilings of the run."""
-    dtypes = (torch.float32, torch.bfloat16, torch.float16) if device == "cuda" else (torch.float32,)
+    dtypes = (torch.float32, torch.bfloat16, torch.float16) if device == "cuda" else (torch.float32, torch.bfloat16)
     roof = ceilings(device, dtypes)
     rows = []
     for kernel, module in CASE_MODULES.items():

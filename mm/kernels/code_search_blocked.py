@@ -32,7 +32,7 @@ def nearest_blocked(x: Tensor, codebook: Tensor, metric: str, topk: int) -> tupl
 
 
 def _search_rows(x: Tensor, codebook: Tensor, centre: Tensor, metric: str, topk: int) -> tuple[Tensor, Tensor]:
-    work = _matmul_dtype(x)
+    work = matmul_dtype(x)
     exact = x - centre
     rounded = exact.to(work)
     x_norm = rounded.to(x.dtype).norm(dim=1)
@@ -53,10 +53,10 @@ def _search_rows(x: Tensor, codebook: Tensor, centre: Tensor, metric: str, topk:
     return _winners(_nearest_first(found, topk), len(x), topk)
 
 
-def _matmul_dtype(x: Tensor) -> torch.dtype:
-    """bfloat16 where the processor multiplies it faster than float32, else the dtype of `x`."""
-    if x.dtype == torch.float64:
-        return torch.float64
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """bfloat16 where it is faster than float32 and the product takes most of the time, else the dtype of `x`."""
+    if x.dtype == torch.float64 or x.shape[1] < 128:
+        return x.dtype
     if x.device.type == "cuda":
         return torch.bfloat16
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -71,7 +71,8 @@ def _scores(rounded: Tensor, x_norm: Tensor, x_lost: Tensor, codes: Tensor, metr
     scores = (rounded @ low.T).to(codes.dtype)
     eps = torch.finfo(codes.dtype).eps
     error = x_lost * (c_norm + c_lost) + x_norm * c_lost  # both operands were rounded
-    error += torch.finfo(rounded.dtype).eps / 2 * scores.norm(torch.inf, dim=1)  # so was the result
+    if rounded.dtype != codes.dtype:  # the result was rounded, too (max and min are much faster than a norm)
+        error += torch.finfo(rounded.dtype).eps / 2 * torch.maximum(scores.amax(1), -scores.amin(1))
     error += (codes.shape[1] + 8) * eps * x_norm * c_norm  # and the running sum
     if metric == "l2":
         half = codes.square().sum(1) / 2

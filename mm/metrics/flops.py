@@ -1,4 +1,4 @@
-"""FLOPs of any PyTorch code, counted on the meta device: no memory and no arithmetic, also for 7B models.
+"""FLOPs of any PyTorch code: on the meta device, without memory and arithmetic, or of what runs anyway.
 
 One multiply-accumulate is 2 FLOPs; matrix products and convolutions count, element-wise work does not.
 """
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 def count_flops(fn: Callable[[], Any], *, causal_attention: bool = False) -> int:
@@ -111,4 +112,52 @@ def on_meta(module: nn.Module, inputs: Any) -> Iterator[tuple[Callable[..., Any]
 
     state = {name: move(value) for name, value in (*module.named_parameters(), *module.named_buffers())}
     with torch.random.fork_rng(devices=[]):
-        yield lambda *args: functional_call(module, state, args), tree_map(move, inputs)
+        yield lambda *args, **options: functional_call(module, state, args, options), tree_map(move, inputs)
+
+
+class ExecutedFlops(TorchDispatchMode):
+    """Adds up the FLOPs of the operators that run inside the block, on any device, backward passes included.
+
+    Counts what is executed: a forward pass that checkpointing repeats counts twice, and attention counts in full, as
+    PyTorch's formulas have it. Beside those it knows the CPU's fused attention, which PyTorch's counter takes for free.
+
+    Example:
+        >>> layer = nn.Linear(8, 4)
+        >>> with ExecutedFlops() as counter:
+        ...     _ = layer(torch.ones(3, 8))
+        >>> counter.total
+        192
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        formula: Any = CPU_ATTENTION.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:  # operators that are made of others come apart here, as in inference mode
+                parts = func.decompose(*args, **kwargs)
+                if parts is not NotImplemented:
+                    return parts
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self.total += int(formula(*args, **kwargs, out_val=result))
+        return result
+
+
+def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_kwargs: Any) -> int:
+    """Two matrix products: scores and mixture."""
+    return 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+def _cpu_attention_backward(_gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Five matrix products: scores once more, and the gradients of weights, queries, keys and values."""
+    return 2 * query.shape[:-1].numel() * key.shape[-2] * (3 * query.shape[-1] + 2 * value.shape[-1])
+
+
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+}

@@ -72,9 +72,9 @@ def main(argv: Sequence[str], verb: str) -> int:
     own, rest = _parser(verb).parse_known_args(list(argv))
     configs = [(str(path), read_config(path)) for path in map(find_config, own.config)]
     words = [*_forwarded(own), *rewrite_arguments(rest)]
-    _quieten()
     from mm.training.runner import Run  # imports Lightning: 4 s that a wrong file name need not wait for
 
+    _quieten()  # after the import, which sets the levels of its loggers
     run = Run(verb, configs, words, allow=own.allow, out=_default_out(own.config), command=["mm", verb, *argv])
     result = run.start()
     if not run.trainer.is_global_zero:
@@ -130,6 +130,7 @@ def _quieten() -> None:
     """Lightning's advertising and hardware lines stay away; its warnings stay, but for those that lead nowhere here."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen parts are, on purpose
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # evaluation needs none of them
     warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined.*")

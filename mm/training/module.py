@@ -10,7 +10,6 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from mm.metrics.flops import count_flops, on_meta
 from mm.training.param_groups import GroupRule, assert_frozen_left_out, param_groups
 from mm.training.schedule import build_schedule
 
@@ -96,15 +95,6 @@ class TrainingModule(LightningModule):
             return len(batch["input_ids"])
         values = batch.values() if isinstance(batch, Mapping) else batch
         return next(self.batch_size(value) for value in values if isinstance(value, Tensor | Mapping | list | tuple))
-
-    def step_flops(self, batch: Any) -> int | None:
-        """FLOPs of forward and backward on one batch, counted on the meta device; `None` if it cannot run there."""
-        try:
-            caller = _LossCaller(self)
-            with on_meta(caller, batch) as (functional, meta_batch):
-                return count_flops(lambda: functional(meta_batch).backward())
-        except (NotImplementedError, RuntimeError, ValueError, TypeError):
-            return None  # values are read inside the forward pass: a subclass may give a closed form instead
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -193,14 +183,3 @@ class TrainingModule(LightningModule):
         self.last_grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
         first = optimizer.param_groups[0]
         self.last_lr = first["lr"] / first["lr_scale"]
-
-
-class _LossCaller(nn.Module):
-    """A module whose forward is the loss, so that its parameters can be swapped for meta ones during counting."""
-
-    def __init__(self, module: TrainingModule) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: Any) -> Tensor:
-        return self.module.compute_loss(batch)[0]

@@ -9,9 +9,10 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mm.metrics.flops import ExecutedFlops
 from mm.training.curve import CurveLogger
 from mm.training.module import TrainingModule
 
@@ -24,7 +25,7 @@ class Monitor(Callback):
 
     Columns: loss (mean over processes and accumulated batches), lr, grad_norm (before clipping), samples_per_s (all),
     visual_tokens_per_sample and whatever else the loss reports, memory_gib (peak: GPU allocator, or resident set),
-    eta_s, tflop_per_step and tflop_per_s (one process; forward and backward, counted once on the meta device).
+    eta_s, tflop_per_step and tflop_per_s (one process; what the first batch executed forward and backward).
 
     Raises:
         ValueError: the loss is no longer finite; raised before a checkpoint of that state is written.
@@ -37,7 +38,7 @@ class Monitor(Callback):
         self._window_start = 0.0
         self._window_step = 0
         self._step_flops: int | None = None
-        self._counted = False
+        self._counter: ExecutedFlops | None = None
         self._said_at = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
@@ -52,16 +53,26 @@ class Monitor(Callback):
     def on_train_batch_start(  # type: ignore[override]
         self, trainer: Trainer, pl_module: TrainingModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count the FLOPs of a step, once."""
-        if not self._counted:
-            self._counted = True
-            per_batch = pl_module.step_flops(batch)
-            self._step_flops = None if per_batch is None else per_batch * trainer.accumulate_grad_batches
+        """Count the FLOPs of the first batch while it runs."""
+        if self._step_flops is None:
+            self._counter = ExecutedFlops()
+            self._counter.__enter__()
+
+    def _stop_counting(self, trainer: Trainer) -> None:
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self._step_flops = self._counter.total * trainer.accumulate_grad_batches
+            self._counter = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A failure within the first batch must not leave the counter active."""
+        self._stop_counting(trainer)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log at the end of an optimiser step whose turn it is."""
+        self._stop_counting(trainer)
         self._samples += pl_module.batch_size(batch)
         self._micro.append(outputs["loss"].detach().float())
         if trainer.global_step == self._last_step:
@@ -97,7 +108,7 @@ class Monitor(Callback):
         row["samples_per_s"] = self._samples * trainer.world_size / seconds
         row["memory_gib"] = peak_memory_gib()
         row["eta_s"] = max(_total_steps(trainer) - trainer.global_step, 0) * seconds / steps
-        if self._step_flops is not None:
+        if self._step_flops:
             row["tflop_per_step"] = self._step_flops / 1e12
             row["tflop_per_s"] = self._step_flops * steps / seconds / 1e12
         return row

@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from typing import Any
 
-from mm.catalog import BENCH_FLOPS, BENCH_KERNELS, BENCH_LATENCY
+from mm.catalog import BENCH_FLOPS, BENCH_LATENCY
 from mm.command import OK, CommandParser, UsageError, emit_json, emit_table
 
-BENCHES = {"flops": BENCH_FLOPS, "latency": BENCH_LATENCY, "kernels": BENCH_KERNELS}
+BENCHES = {"flops": BENCH_FLOPS, "latency": BENCH_LATENCY}
 ABOUT = {
     "flops": "Count the FLOPs of a system at full size, without its weights or memory.",
     "latency": "Time a system against its strongest plain alternative; candidates take turns in one run.",
@@ -20,11 +20,15 @@ def run(argv: list[str]) -> int:
     """Run the benchmark rows of one system or of all."""
     parser = CommandParser("bench", about="Measure.", example="mm bench flops --system lavi --json")
     parser.epilog = "\n".join(f"{kind:8} {about}" for kind, about in ABOUT.items()) + f"\n\n{parser.epilog}"
-    parser.add_argument("kind", choices=list(BENCHES))
-    if not argv or argv[0] not in BENCHES:
+    parser.add_argument("kind", choices=list(ABOUT))
+    if not argv or argv[0] not in ABOUT:
         parser.parse_args(argv)  # help, or a usage error
         raise UsageError("the kind of benchmark comes first: mm bench flops|latency|kernels")
     kind = argv[0]
+    if kind == "kernels":
+        from mm.kernels.bench import main as kernels
+
+        return kernels(argv[1:])
     arguments = _parser(kind).parse_args(argv[1:])
     names = _selected(kind, arguments.system)
     options = {} if kind == "flops" else {"device": arguments.device, "repeats": arguments.repeats}

@@ -2,11 +2,13 @@
 
 from mm.vlm.batch import check_counts, left_padded, pad_rows, positions_of
 from mm.vlm.config import PromptConfig, VLMConfig
+from mm.vlm.hf_native import NativeVisionLanguageModel
 from mm.vlm.model import VisionLanguageModel
 from mm.vlm.processor import VLMProcessor
 from mm.vlm.projector import build_projector
 
 __all__ = [
+    "NativeVisionLanguageModel",
     "PromptConfig",
     "VLMConfig",
     "VLMProcessor",

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from transformers import LlavaConfig
 
-from mm.checkpoint import CONFIG_FILE, PREPROCESSOR_FILE, load_state, read_json
+from mm.checkpoint import CONFIG_FILE, PREPROCESSOR_FILE, cast_state, load_state, read_json
 from mm.vision import ImagePreprocessing, TowerConfig
 from mm.vision.transformers_tower import MODEL_TYPES, config_of
 from mm.vlm.config import PromptConfig, VLMConfig
 from mm.vlm.language import architecture, read_tokenizer
 from mm.vlm.model import VisionLanguageModel
 from mm.vlm.prompt import takes_parts
-from mm.vlm.weights import Renames, read_folder, rename, tie_head
+from mm.vlm.weights import Renames, fill_tied, read_folder, rename
 
 RENAMES: Renames = (
     (r"(model\.)?vision_tower\.(vision_model\.)?", "tower.module."),
@@ -50,11 +50,10 @@ def load(folder: Path, *, dtype: torch.dtype | None, device: str | torch.device)
     hf = LlavaConfig.from_pretrained(folder, local_files_only=True)
     tokenizer = read_tokenizer(folder)
     config = convert_config(hf, folder, tokenizer)
-    model = VisionLanguageModel(config, tokenizer=tokenizer).to(dtype=dtype or torch.float32)
+    model = VisionLanguageModel(config, tokenizer=tokenizer)
+    cast_state(model, dtype)
     tensors = rename(read_folder(folder), RENAMES, source=source)
-    tied = bool(model.backbone.config.tie_word_embeddings)
-    embedding = "backbone.model.model.embed_tokens.weight"
-    tie_head(tensors, head="backbone.model.lm_head.weight", embedding=embedding, tied=tied)
+    fill_tied(tensors, model)
     load_state(model, tensors, source=source)
     return model.to(device).eval()
 

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mm.backbone import LanguageBackbone
+from mm.backbone.openelm import register_openelm
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _NOT_ARCHITECTURE = ("transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype")
@@ -30,9 +31,14 @@ def build_language(config: dict[str, Any]) -> LanguageBackbone:
     Raises:
         ValueError: a model type that transformers does not know.
     """
+    return LanguageBackbone(AutoModelForCausalLM.from_config(hugging_face_config(config)))
+
+
+def hugging_face_config(config: dict[str, Any]) -> Any:
+    """Plain data with its `model_type` -> Hugging Face config, also of the families this toolkit adds (OpenELM)."""
+    register_openelm()
     sizes = dict(config)
-    model_type = sizes.pop("model_type")
-    return LanguageBackbone(AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **sizes)))
+    return AutoConfig.for_model(sizes.pop("model_type"), **sizes)
 
 
 def read_tokenizer(folder: Path) -> Any:

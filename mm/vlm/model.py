@@ -333,7 +333,7 @@ class VisionLanguageModel(Pretrained, nn.Module):
         folder = resolve(name_or_path)
         data = read_json(folder / CONFIG_FILE)
         if "model_class" in data:
-            return super().from_pretrained(folder, dtype=dtype, device=device)
+            return cls.from_folder(folder, dtype=dtype, device=device)
         model_type = str(data.get("model_type"))
         if model_type not in LAYOUTS:
             raise ValueError(

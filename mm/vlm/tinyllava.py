@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
-from mm.checkpoint import CONFIG_FILE, load_state, read_json
+from mm.checkpoint import CONFIG_FILE, cast_state, load_state, read_json
 from mm.vision.transformers_tower import MODEL_TYPES
 from mm.vlm.config import ProjectorKind, PromptConfig, VLMConfig
 from mm.vlm.hf_llava import read_tower_config
-from mm.vlm.language import architecture, read_tokenizer
+from mm.vlm.language import architecture, hugging_face_config, read_tokenizer
 from mm.vlm.model import VisionLanguageModel
 from mm.vlm.processor import with_image_token
-from mm.vlm.weights import Renames, read_folder, rename, tie_head
+from mm.vlm.weights import Renames, fill_tied, read_folder, rename
 
 RENAMES: Renames = (
     (r"vision_tower\._vision_tower\.(vision_model\.)?", "tower.module."),
@@ -44,11 +43,9 @@ def load(folder: Path, *, dtype: torch.dtype | None, device: str | torch.device)
     tensors = rename(read_folder(folder), RENAMES, source=source)
     tokenizer = read_tokenizer(folder)
     config = convert_config(read_json(folder / CONFIG_FILE), folder, tokenizer, tensors)
-    model = VisionLanguageModel(config, tokenizer=tokenizer).to(dtype=dtype or torch.float32)
-    tied = bool(model.backbone.config.tie_word_embeddings)
-    embedding = "backbone.model.model.embed_tokens.weight"
-    if "backbone.model.lm_head.weight" in model.state_dict():
-        tie_head(tensors, head="backbone.model.lm_head.weight", embedding=embedding, tied=tied)
+    model = VisionLanguageModel(config, tokenizer=tokenizer)
+    cast_state(model, dtype)
+    fill_tied(tensors, model)
     load_state(model, tensors, source=source)
     return model.to(device).eval()
 
@@ -73,7 +70,9 @@ def convert_config(data: dict[str, Any], folder: Path, tokenizer: Any, tensors: 
     gemma = language["model_type"] == "gemma"
     return VLMConfig(
         tower=read_tower_config(
-            AutoConfig.for_model(vision_type, **vision_data), int(data.get("vision_feature_layer", -2)), folder
+            hugging_face_config({"model_type": vision_type, **vision_data}),
+            int(data.get("vision_feature_layer", -2)),
+            folder,
         ),
         language=language,
         projector=CONNECTORS[data.get("connector_type", "mlp2x_gelu")],
@@ -89,5 +88,5 @@ def _sub_config(data: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
     found = data.get(name)
     if not isinstance(found, dict) or "model_type" not in found:
         raise ValueError(f"{path}: {name} with its model_type is missing; this is no TinyLLaVA config")
-    config = AutoConfig.for_model(**found)
+    config = hugging_face_config(found)
     return {"model_type": found["model_type"], **architecture(config)}

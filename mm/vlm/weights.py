@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm.checkpoint import WEIGHTS_FILE, read_json, read_tensors
 
@@ -60,7 +60,13 @@ def rename(tensors: Mapping[str, Tensor], renames: Renames, *, source: str) -> d
     return renamed
 
 
-def tie_head(tensors: dict[str, Tensor], *, head: str, embedding: str, tied: bool) -> None:
-    """Files of tied models hold one of embedding and head; add the other, only where the config says they are one."""
-    if tied and head not in tensors and embedding in tensors:
-        tensors[head] = tensors[embedding]
+def fill_tied(tensors: dict[str, Tensor], module: nn.Module) -> None:
+    """Files of tied models hold one name of a shared tensor; add the others where the built model shares them too."""
+    present: dict[int, str] = {}
+    own = module.state_dict()
+    for key, value in own.items():
+        if key in tensors:
+            present[value.data_ptr()] = key
+    for key, value in own.items():
+        if key not in tensors and value.data_ptr() in present:
+            tensors[key] = tensors[present[value.data_ptr()]]

@@ -107,7 +107,9 @@ class Host(ABC):
         short = shorten(inputs, keep, self.pad_token)
         for name in (*self.feature_inputs, *self.unpruned_only):
             short.pop(name, None)
-        features = BaseModelOutputWithPooling(pooler_output=[picture.features for picture in pictures])
+        features = BaseModelOutputWithPooling(
+            pooler_output=[picture.features for picture in pictures]  # type: ignore[arg-type]
+        )
         short["mm_encoder_outputs"] = {"image": features}
         return short, pictures, pruned
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mm.pruning.hosts.base import Host, Picture
+from mm.pruning.layout import Layout
 from mm.pruning.prompt import image_numbers
 from mm.pruning.ragged import unpad_rows
 from mm.pruning.text_guided import CANDIDATES, reselect
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class LlavaHost(Host):
     """transformers' `LlavaForConditionalGeneration`."""
 
-    layout = "plain"
+    layout: Layout = "plain"
 
     @property
     def tower(self) -> nn.Module:
@@ -60,7 +61,7 @@ class LlavaHost(Host):
     @property
     def patches(self) -> int:
         """Patches of one view."""
-        config = self.tower.config
+        config: Any = self.tower.config
         return (config.image_size // config.patch_size) ** 2
 
     def covers_all(self, pruner: Pruner, targets: list[int]) -> bool:

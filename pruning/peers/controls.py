@@ -46,8 +46,8 @@ class UniformGrid(WholeEncoderPruner):
     def choose(self, seen: Seen, target: int) -> Choice:
         size = len(seen.tokens)
         side = round(size**0.5)
-        shape = (side, side) if side * side == size else (1, size)
-        index = grid_numbers(*shape, target).to(seen.tokens.device)
+        height, width = (side, side) if side * side == size else (1, size)
+        index = grid_numbers(height, width, target).to(seen.tokens.device)
         scores = torch.zeros(size, device=index.device).index_fill(0, index, 1.0)
         return Choice(seen.tokens[index], index, scores)
 

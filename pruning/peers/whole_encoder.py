@@ -102,10 +102,10 @@ def _row(
     def alone(part: Heads | None) -> Heads | None:
         if part is None:
             return None
-        values = [tensor[number : number + 1] for tensor in (part.query, part.key, part.value)]
+        query, key, value = (tensor[number : number + 1] for tensor in (part.query, part.key, part.value))
         if visible is not None:
-            values = [tensor[:, :, visible[number]] for tensor in values]
-        return Heads(*values, part.scale)
+            query, key, value = (tensor[:, :, visible[number]] for tensor in (query, key, value))
+        return Heads(query, key, value, part.scale)
 
     mine = alone(heads)
     assert mine is not None

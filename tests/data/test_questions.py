@@ -162,3 +162,13 @@ def test_the_answer_names_the_tile_with_the_thing():
 
 def test_quarters_are_exactly_balanced():
     assert Counter(tile_sample(seed).answer for seed in range(40)) == dict.fromkeys(QUARTERS, 10)
+
+
+def test_earlier_turns_are_questions_about_the_same_scene():
+    one, four = (scene_sample(11, kinds=["colour", "shape", "place"], turns=turns) for turns in (1, 4))
+    assert (one.question, one.answer) == (four.question, four.answer)
+    assert len(four.meta["history"]) == 3 and "history" not in one.meta
+    truths = {word for thing in sample_scene(11).things for word in (thing.colour, thing.shape, thing.place)}
+    assert {answer for _, answer in four.meta["history"]} <= truths
+    asked = {pair for seed in range(20) for pair in scene_sample(seed, kinds=["place"], turns=3).meta["history"]}
+    assert len(asked) > 10

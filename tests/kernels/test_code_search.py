@@ -36,14 +36,14 @@ def test_winners_and_distances_of_the_blocked_search(rng, close, shape, topk, me
 
 @pytest.mark.parametrize("work", [torch.bfloat16, torch.float32])
 def test_a_large_common_mean_does_not_change_the_winners(rng, monkeypatch, work):
-    monkeypatch.setattr(code_search_blocked, "_matmul_dtype", lambda x: work)
+    monkeypatch.setattr(code_search_blocked, "matmul_dtype", lambda x: work)
     x, book = torch.randn(200, 48, generator=rng) + 100, torch.randn(700, 48, generator=rng) + 100
     indices, _ = nearest_code(x, book, impl="blocked")
     assert indices.tolist() == exact(x, book, "l2", 1)[0][:, 0].tolist()
 
 
 def test_near_ties_that_bfloat16_cannot_tell_apart_are_decided_exactly(rng, monkeypatch):
-    monkeypatch.setattr(code_search_blocked, "_matmul_dtype", lambda x: torch.bfloat16)
+    monkeypatch.setattr(code_search_blocked, "matmul_dtype", lambda x: torch.bfloat16)
     base = torch.randn(64, generator=rng)
     book = base + 1e-3 * torch.randn(500, 64, generator=rng)  # all codes round to about the same bfloat16 vector
     x = base + 1e-3 * torch.randn(40, 64, generator=rng)

@@ -11,7 +11,7 @@ monai_swin = pytest.importorskip("monai.networks.nets.swin_unetr")
 def tiny(dims=3, **options):
     torch.manual_seed(0)
     settings = {"in_chans": 1, "embed_dim": 12, "window_size": (3,) * dims, "patch_size": (2,) * dims}
-    settings |= {"depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 4), "spatial_dims": dims} | options
+    settings |= {"depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4), "spatial_dims": dims} | options
     model = monai_swin.SwinTransformer(**settings)
     for name, weight in model.named_parameters():
         if "bias" in name:
@@ -37,11 +37,11 @@ def outputs_and_gradients(model, x):
     ],
 )
 def test_same_numbers_as_monai(dims, size, options, close):
-    model, x = tiny(dims, **options), torch.randn(2, 1, *size)
+    model, x = tiny(dims, **options).double(), torch.randn(1, 1, *size).double()  # float64: nothing hides in rounding
     keys = list(model.state_dict())
     outputs, gradients = outputs_and_gradients(model, x)
     with replace_window_attention(model) as replaced:
-        assert replaced.blocks == 6 and list(model.state_dict()) == keys
+        assert replaced.blocks == 5 and list(model.state_dict()) == keys
         ours, our_gradients = outputs_and_gradients(model, x)
     for made, true in zip(ours, outputs, strict=True):
         close(made, true)
@@ -68,7 +68,7 @@ def test_the_swapped_model_runs_our_operator_and_builds_no_mask(monkeypatch):
     monkeypatch.setattr(monai_swin, "compute_mask", fail)
     with replace_window_attention(model), torch.profiler.profile() as record:
         model(x)
-    assert sum(event.count for event in record.key_averages() if event.key == "mm::window_attention") == 6
+    assert sum(event.count for event in record.key_averages() if event.key == "mm::window_attention") == 5
 
 
 def test_exact_bias_differs_only_where_windows_are_clipped():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mm.metrics.flops import count_flops, on_meta
+from mm.metrics.flops import ExecutedFlops, count_flops, on_meta
 from mm.metrics.shapes import CLIP_L_336, QWEN2_7B, SIGLIP_SO400M_384, VICUNA_7B, DecoderShape, ViTShape
 
 
@@ -155,3 +155,43 @@ def test_cross_attention_is_not_halved():
         return F.scaled_dot_product_attention(own, k, k)
 
     assert count_flops(both, causal_attention=True) == 2 * 2 * 4 * (4 // 2 + 6) * (8 + 8)
+
+
+class Block(nn.Module):
+    """Fused attention and a linear layer, with a boolean index that the meta device could not run."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48, bias=False), nn.Linear(16, 4, bias=False)
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.out(mixed)[x[..., 0] > -1e9]
+
+
+LINEARS = 2 * 3 * 10 * 16 * (48 + 4)  # batch 3, 10 tokens
+ATTENTION = 2 * 3 * 2 * 10 * 10 * (8 + 8)
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_executed_flops_include_the_fused_attention_of_the_cpu(context):
+    model = Block()
+    with context(), ExecutedFlops() as counter:
+        model(torch.ones(3, 10, 16))
+    assert counter.total == LINEARS + ATTENTION
+
+
+def test_executed_flops_of_a_training_step():
+    model, x = Block(), torch.ones(3, 10, 16)
+    with ExecutedFlops() as counter:
+        model(x).sum().backward()
+    # gradients of both weights and of the input of the second layer; five products in the attention's backward
+    assert counter.total == LINEARS + ATTENTION + 2 * 3 * 10 * 16 * (48 + 2 * 4) + ATTENTION * 5 // 2
+
+
+def test_counting_does_not_change_the_numbers():
+    model, x = Block(), torch.randn(3, 10, 16, generator=torch.Generator().manual_seed(0))
+    expected = model(x)
+    with ExecutedFlops():
+        assert torch.equal(model(x), expected)

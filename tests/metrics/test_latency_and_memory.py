@@ -5,44 +5,59 @@ import time
 import pytest
 import torch
 
+from mm.metrics import latency
 from mm.metrics.latency import as_dicts, measure
 from mm.metrics.memory import measure_memory
 
 
-def test_candidates_take_turns_and_warm_up_is_not_counted():
+class Clock:
+    """A clock that moves only when a candidate says that it worked."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 0.0
+        monkeypatch.setattr(latency.time, "perf_counter", lambda: self.now_s)
+
+    def work(self, seconds):
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def test_candidates_take_turns_and_warm_up_is_not_counted(clock):
     order = []
-    rows = measure({n: lambda n=n: (order.append(n), time.sleep(0.001)) for n in "abc"}, repeats=3, warmup=2)
+    rows = measure({n: lambda n=n: (order.append(n), clock.work(0.001)) for n in "abc"}, repeats=3, warmup=2)
     timed = order[2 * 3 + 3 :]  # after the warm-up and one calibrating call each
     assert "".join(timed) == "abc" + "bca" + "cab"
     assert [row.repeats for row in rows] == [3, 3, 3]
 
 
-def test_ratio_and_spread_of_known_sleeps():
-    durations = iter([0.002] * 8 + [0.02] * 2)  # warm-up, calibration, then 8 samples of which two are slow
-
-    def uneven():
-        time.sleep(next(durations))
-
-    rows = {
-        row.candidate: row
-        for row in measure({"long": lambda: time.sleep(0.008), "uneven": uneven}, repeats=8, warmup=1)
-    }
-    assert rows["long"].ratio == 1.0
-    assert 2.0 <= rows["uneven"].median_ms < 4.0  # a mean would be near 6.5
-    assert rows["uneven"].ratio < 0.5
-    assert rows["uneven"].p20_ms <= rows["uneven"].median_ms <= rows["uneven"].p80_ms
+def test_ratio_and_spread_of_known_durations(clock):
+    # warm-up (slow, uncounted), calibration, then 10 samples of which two are slow
+    durations = iter([1.0, 0.002] + [0.002] * 8 + [0.02] * 2)
+    candidates = {"long": lambda: clock.work(0.008), "uneven": lambda: clock.work(next(durations))}
+    rows = {row.candidate: row for row in measure(candidates, repeats=10, warmup=1)}
+    assert rows["long"].ratio == 1.0 and rows["long"].median_ms == pytest.approx(8.0)
+    assert rows["uneven"].median_ms == pytest.approx(2.0)  # a mean would be 5.6
+    assert rows["uneven"].ratio == pytest.approx(0.25)
+    assert rows["uneven"].p20_ms == pytest.approx(2.0)
+    assert rows["uneven"].p80_ms == pytest.approx(
+        2.0 + 0.2 * 18.0
+    )  # rank 7.2 of 0 to 9: a fifth of the way from the fast to the slow
 
 
-def test_a_short_call_is_repeated_inside_a_sample_and_reported_per_call():
-    calls = 0
+def test_a_short_call_is_repeated_inside_a_sample_and_reported_per_call(clock):
+    calls = []
+    (row,) = measure({"short": lambda: (calls.append(1), clock.work(1e-5))}, repeats=4, warmup=0)
+    assert len(calls) == 1 + 4 * 20  # 20 calls fill the shortest sample of 0.2 ms
+    assert row.median_ms == pytest.approx(0.01)
 
-    def short():
-        nonlocal calls
-        calls += 1
 
-    (row,) = measure({"short": short}, repeats=4, warmup=0)
-    assert calls > 4 * 10
-    assert row.median_ms < 0.01
+def test_the_real_clock_sees_a_real_pause():
+    (row,) = measure({"pause": lambda: time.sleep(0.005)}, repeats=2, warmup=0)
+    assert row.p20_ms >= 5.0
 
 
 def test_rows_are_plain_data():

@@ -3,7 +3,10 @@
 import csv
 import json
 import multiprocessing
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -95,7 +98,7 @@ def test_another_seed_gives_another_curve(config, finished, tmp_path):
 def test_killed_and_resumed_equals_uninterrupted(background, config, finished, tmp_path):
     words = ["fit", "--config", config, "--out", tmp_path, "--model.pause_s", 0.05]
     process = background(*words)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (tmp_path / "metrics.csv").is_file() or len(curve(tmp_path)) < 8:
         assert process.exitcode is None and time.monotonic() < deadline, process.log.read_text()
         time.sleep(0.01)
@@ -202,7 +205,7 @@ def test_two_processes_give_the_loss_of_one(background, config, tmp_path):
     for name, case in cases.items():
         assert run(*case, "--out", tmp_path / name / "one") == 0
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=240)
         assert process.exitcode == 0, process.log.read_text()
     for name in cases:
         one, both = curve(tmp_path / name / "one"), curve(tmp_path / name / "two")
@@ -262,3 +265,12 @@ def test_two_accumulated_halves_are_one_batch(config, tmp_path):
     assert list(curve(tmp_path / "halves").values()) == pytest.approx(
         list(curve(tmp_path / "whole").values()), rel=1e-5
     )
+
+
+def test_a_fresh_process_prints_our_lines_only(config, tmp_path):
+    words = ["fit", "--config", str(config), "--out", str(tmp_path), "--trainer.max_steps", "1", "--allow", "toy"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-m", "mm", *words], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split()[0] for line in result.stderr.splitlines()]
+    assert lines == ["step", "weights:"]

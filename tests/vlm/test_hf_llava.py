@@ -96,6 +96,19 @@ def rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors")
 
 
+@torch.no_grad()
+def test_low_precision_load_keeps_rotary_tables_exact(redraw, tmp_path):
+    build(redraw).save_pretrained(tmp_path)
+    theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    ours = VisionLanguageModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    saved = ours.save_pretrained(tmp_path / "ours")
+    batch = {"input_ids": torch.arange(300)[None] % 20 + 3}  # long enough for rounded angles to show
+    expected = theirs(**batch).logits
+    for model in (ours, VisionLanguageModel.from_pretrained(saved, dtype=torch.bfloat16)):
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        assert torch.equal(model(**batch).logits, expected)
+
+
 @pytest.mark.parametrize("layout", ["hub", "state_dict", "state_dict_with_vision_model"])
 @torch.no_grad()
 def test_every_key_layout_gives_the_same_model(redraw, tmp_path, layout):

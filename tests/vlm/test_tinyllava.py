@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, SiglipVisionModel
 
+from mm.backbone import LanguageBackbone
 from mm.vlm import VisionLanguageModel, build_projector
 
 VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -20,10 +21,13 @@ class Folder:
     """A TinyLLaVA folder and the three parts that it was written from."""
 
     def __init__(self, path, redraw, *, vision="siglip_vision_model", language="phi", head=True) -> None:
-        text = TEXT | ({"head_dim": 8} if language == "gemma" else {})
+        text: dict = TEXT | ({"head_dim": 8} if language == "gemma" else {})
+        if language == "openelm":
+            text = LanguageBackbone.tiny("openelm", depth=2).config.to_dict()
         cls = SiglipVisionModel if vision.startswith("siglip") else CLIPVisionModel
         self.tower = cls(AutoConfig.for_model(vision, **VISION)).eval()
-        self.language = AutoModelForCausalLM.from_config(AutoConfig.for_model(language, **text)).eval()
+        text["model_type"] = language
+        self.language = AutoModelForCausalLM.from_config(AutoConfig.for_model(**text)).eval()
         self.connector = build_projector("mlp2x_gelu", 32, 32)
         for part in (self.tower, self.language, self.connector):
             redraw(part)
@@ -32,7 +36,7 @@ class Folder:
             self.tensors = {k: v for k, v in self.tensors.items() if ".head." not in k}
         self.tensors |= {f"connector._connector.{k}": v for k, v in self.connector.state_dict().items()}
         self.tensors |= {f"language_model.{k}": v for k, v in self.language.state_dict().items()}
-        if language == "gemma":
+        if language in ("gemma", "openelm"):
             del self.tensors["language_model.lm_head.weight"]  # tied
         self.config = {
             "model_type": "tinyllava",
@@ -40,7 +44,7 @@ class Folder:
             "image_token_index": -200,
             "vision_feature_layer": -2,
             "vision_feature_select_strategy": "patch",
-            "text_config": {"model_type": language, **text},
+            "text_config": text,
             "vision_config": {"model_type": vision, **VISION},
         }
         self.path = path
@@ -66,6 +70,7 @@ class Folder:
         ("siglip_vision_model", "phi", 3, 1.0),
         ("clip_vision_model", "phi", 4, 1.0),
         ("siglip_vision_model", "gemma", 3, 32**0.5),
+        ("clip_vision_model", "openelm", 4, 1.0),
     ],
 )
 @torch.no_grad()

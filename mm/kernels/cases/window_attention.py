@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from mm.extras import require
 from mm.kernels.bench import Case, Contest, Target
 from mm.kernels.window_attention import shifted_window_attention, window_attention_3d
 from mm.kernels.windows import Size3, relative_position_bias, window_layout
@@ -152,19 +153,19 @@ def _flex() -> Callable[..., Tensor]:
 
 def _block(name: str, device: str) -> Contest:
     """Norm, projections and attention of MONAI's shifted block, forward and backward; bf16 autocast on CUDA."""
-    from monai.networks.nets.swin_unetr import SwinTransformerBlock, compute_mask, get_window_size
-
     from mm.kernels.monai_swin import replace_window_attention
+
+    swin = require("monai.networks.nets.swin_unetr", extra="medical", purpose="Comparing with MONAI's block")
 
     dims, window, heads, size = SHAPES[name]
     torch.manual_seed(0)
     shift = tuple(w // 2 for w in window)
-    theirs, fused = (SwinTransformerBlock(heads * size, heads, window, shift).to(device) for _ in range(2))
+    theirs, fused = (swin.SwinTransformerBlock(heads * size, heads, window, shift).to(device) for _ in range(2))
     fused.load_state_dict(theirs.state_dict())
     replace_window_attention(fused)
-    used, moved_by = get_window_size(dims, window, shift)
+    used, moved_by = swin.get_window_size(dims, window, shift)
     padded = [-(-d // w) * w for d, w in zip(dims, used, strict=True)]
-    mask = compute_mask(padded, used, moved_by, device)
+    mask = swin.compute_mask(padded, used, moved_by, device)
     x = torch.randn(BATCH[device], *dims, heads * size, device=device, requires_grad=True)
     grad = torch.randn_like(x)
 

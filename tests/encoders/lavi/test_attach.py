@@ -164,6 +164,7 @@ def test_threads_do_not_see_each_others_pictures(toolbox):
 def test_a_copy_is_independent(toolbox):
     lavi, ids = toolbox.lavi(), toolbox.ids()
     visual = toolbox.encode(lavi)
+    lavi.delta_scale = 0.5
     twin = copy.deepcopy(lavi)
     expected = lavi(ids, visual=visual).logits
     assert torch.equal(twin(ids, visual=visual).logits, expected)

@@ -31,6 +31,7 @@ def test_index_expand_and_cat_move_whole_rows(full):
     assert same(VisualContext.cat([visual.index([2]), visual.index([0, 1])]), visual.index([2, 0, 1]))
     assert same(visual.reorder(torch.tensor([1, 0, 2])).index([1, 0, 2]), visual)
     assert visual.present.tolist() == [True, False, True]
+    assert visual.without(torch.tensor([True, False, False])).present.tolist() == [False, False, True]
 
 
 def test_cat_pads_shorter_contexts_with_masked_slots(toolbox):
@@ -63,8 +64,11 @@ def test_a_row_without_frames_gets_its_first_by_appending(toolbox):
     empty = torch.tensor([[False], [True]]).expand(2, 16)
     first = lavi.encode_vision(toolbox.features(seed=1), empty)
     second = lavi.encode_vision(toolbox.features(seed=2))
-    logits = lavi(ids, visual=first.append(second)).logits
-    torch.testing.assert_close(logits[:1], lavi(ids, visual=second).logits[:1], rtol=1e-5, atol=2e-5)
+    masked = lavi.encode_vision(toolbox.features(seed=2), torch.ones(2, 16, dtype=torch.bool))
+    for later in (second, masked):
+        logits = lavi(ids, visual=first.append(later)).logits
+        torch.testing.assert_close(logits[:1], lavi(ids, visual=second).logits[:1], rtol=1e-5, atol=2e-5)
+    assert first.append(first).present.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("conditioner", ["mlp", "film"])

@@ -121,6 +121,23 @@ def test_10_checkpointing_gives_the_same_gradients(toolbox, family, placed, grad
         torch.testing.assert_close(seen[name], expected[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_10_each_checkpointed_pass_keeps_its_own_view(toolbox, gradients):
+    lavi = toolbox.lavi().train()
+    image_ids = torch.arange(16).div(8, rounding_mode="floor").expand(2, 16)
+    visual = toolbox.encode(lavi, image_ids=image_ids).placed(torch.tensor([[0, 3], [2, 5]])).detach()
+
+    def seen():
+        lavi.zero_grad()
+        with lavi.seeing(visual):  # two texts of different lengths under one context, then one backward pass
+            sum(lavi.language_model(toolbox.ids(length=n)).logits.square().mean() for n in (7, 4)).backward()
+        return [p.grad.clone() for p in lavi.cond.parameters() if p.grad is not None]
+
+    expected = seen()
+    lavi.gradient_checkpointing_enable()
+    for mine, theirs in zip(seen(), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_10_reentrant_checkpointing_is_refused(toolbox, gradients):
     lavi = toolbox.lavi().train()
     lavi.language_model.gradient_checkpointing_enable({"use_reentrant": True})
@@ -137,11 +154,22 @@ def test_10_detach_restores_modules_and_keys(toolbox, family):
     lavi = attach(model, toolbox.config())
     assert [key.removeprefix("language_model.") for key in lavi.state_dict() if "language_model" in key] == keys
     assert detach(lavi) is model
+    assert not lavi.backbone.decoder._forward_pre_hooks
     assert {name: type(module) for name, module in model.named_modules()} == classes
     assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
     assert list(model.state_dict()) == keys
     with pytest.raises(ValueError, match="detached"):
         lavi(toolbox.ids(), visual=None)
+
+
+def test_10_detach_gives_checkpointing_back_as_it_was(toolbox, gradients):
+    lavi = toolbox.lavi().train()
+    lavi.gradient_checkpointing_enable()
+    functions = [block._gradient_checkpointing_func for block in lavi.backbone.layers]
+    lavi(toolbox.ids(), visual=toolbox.encode(lavi))
+    assert [block._gradient_checkpointing_func for block in lavi.backbone.layers] != functions
+    detach(lavi)
+    assert [block._gradient_checkpointing_func for block in lavi.backbone.layers] == functions
 
 
 # --- 11 ---------------------------------------------------------------------------------------------------------

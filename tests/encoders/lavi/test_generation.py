@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers import GenerationConfig, set_seed
 
+from mm.encoders.lavi.generation import VisualGuidance
+
 SHORT = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
 
@@ -147,6 +149,11 @@ def test_guided_generation_equals_guidance_by_hand(toolbox, beams):
 
 
 def test_guidance_keeps_forbidden_tokens_forbidden_and_reads_the_config(toolbox):
+    scores = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    scores[:, 5] = -torch.inf
+    for strength in (0.0, 0.5, 3.0):
+        guided = VisualGuidance(toolbox.lavi(), strength, None, beams=False)(toolbox.ids(), scores)
+        assert (guided[:, 5] == -torch.inf).all() and guided.isfinite().sum() == 2 * 63
     lavi, ids = toolbox.lavi(guidance=0.0), toolbox.ids()
     visual = toolbox.encode(lavi)
     assert torch.equal(lavi.generate(ids, visual=visual, **SHORT), lavi.generate(ids, **SHORT))

@@ -103,6 +103,48 @@ def test_mlp_conditioner_in_parts_equals_in_one(toolbox, monkeypatch, gradients)
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_padding_inside_a_tile_counts_as_empty_for_the_convolution(toolbox):
+    block = toolbox.lavi(conditioner="conv").cond.block(0)
+    tokens = torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(2, 32, generator=torch.Generator().manual_seed(2)) < 0.5
+    (cells,) = block.prepare(tokens, mask, (4, 4))
+    (expected,) = block.prepare(tokens * mask[..., None], None, (4, 4))
+    torch.testing.assert_close(cells, expected)
+    assert not torch.allclose(cells, block.prepare(tokens, None, (4, 4))[0], atol=1e-3)
+
+
+# --- attention conditioner ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("activation", ["none", "silu"])
+def test_attention_conditioner_equals_a_loop_over_heads(toolbox, qk_norm, activation):
+    lavi = toolbox.lavi(qk_norm=qk_norm, activation=activation)
+    block = lavi.cond.block(0)
+    site, kv = block.site("attn"), block.kv
+    tokens = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))
+    visual = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(2))
+    mask = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(3)) < 0.6
+    mask[..., 0] = True
+
+    def normed(x, norm):  # per head, 4 channels
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * norm.weight if qk_norm else x
+
+    found = []
+    for head in range(4):
+        shared = head // 2  # two query heads read one key/value head
+        query = normed(tokens @ site.q_proj.weight[4 * head : 4 * head + 4].T, site.q_norm)
+        key = normed(visual @ kv.k_proj.weight[4 * shared : 4 * shared + 4].T, kv.k_norm)
+        value = visual @ kv.v_proj.weight[4 * shared : 4 * shared + 4].T
+        scores = (query @ key.mT / 4**0.5).masked_fill(~mask, -torch.inf)
+        found.append(scores.softmax(-1) @ value)
+    joined = torch.cat(found, -1)
+    deltas = (F.silu(joined) if activation == "silu" else joined) @ site.out_proj.weight.T
+    scale, shift = site(tokens, block.prepare(visual, None, None), mask)
+    torch.testing.assert_close(scale, deltas[..., :32])
+    torch.testing.assert_close(shift, deltas[..., 32:])
+
+
 # --- several ViT layers -----------------------------------------------------------------------------------------
 
 
@@ -159,6 +201,8 @@ def test_contexts_must_fit_the_batch_and_the_model(toolbox):
     lavi, ids = toolbox.lavi(), toolbox.ids(batch=3)
     with pytest.raises(ValueError, match="2 rows, the text batch 3"):
         lavi(ids, visual=toolbox.encode(lavi))
+    with pytest.raises(ValueError, match="2 rows, the text batch 4"):  # a multiple must not pass for beams
+        lavi(toolbox.ids(batch=4), visual=toolbox.encode(lavi))
     with lavi.seeing(toolbox.encode(lavi)), pytest.raises(ValueError, match="2 rows, the text batch 3"):
         lavi.language_model(ids)
     other = toolbox.lavi(layers="every:1")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mm.kernels.attention import PLAIN, STRUCTURED, attention
 from mm.kernels.attention_parts import attention_parts, attention_parts_backward, encode
 from mm.kernels.dispatch import Situation
+from mm.kernels.masked_attention import PLAIN, STRUCTURED, attention
 from mm.kernels.masks import Causal, Facets, Packed, VisualPrefix, dense_mask
 from mm.kernels.measure import peak_bytes
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from mm.kernels.attention import attention
 from mm.kernels.bench import Case, Contest, Target
+from mm.kernels.masked_attention import attention
 from mm.kernels.masks import Facets
 
 SPANS = (11, 15, 18, 15, 18, 16, 14)
@@ -58,11 +58,11 @@ def _alone(prefix: int, device: str) -> Contest:
     length, dtype = prefix + sum(SPANS), _dtype(device)
     q = torch.randn(batch, heads, length, size, device=device).to(dtype)
     k, v = (torch.randn(batch, key_heads, length, size, device=device).to(dtype) for _ in range(2))
-    many = [_passes(x, prefix) for x in (q, k, v)]
+    qs, ks, vs = (_passes(x, prefix) for x in (q, k, v))
     mask = Facets(prefix, SPANS)
     grouped = heads != key_heads
     peers: dict[str, Callable[[], Tensor]] = {
-        "7 passes": lambda: F.scaled_dot_product_attention(*many, is_causal=True, enable_gqa=grouped),
+        "7 passes": lambda: F.scaled_dot_product_attention(qs, ks, vs, is_causal=True, enable_gqa=grouped),
         "SDPA, boolean matrix": lambda: attention(q, k, v, mask=mask, impl="sdpa"),
     }
     if device == "cuda":
