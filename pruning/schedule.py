@@ -102,7 +102,7 @@ def rounded_counts(counts: Sequence[float], target: int, multiple: int) -> tuple
     """Average counts -> whole ones: up to the next multiple (kind to kernels), never growing, ending at the target.
 
     Example:
-        >>> rounded_counts([54.2, 40.1, 16.0], target=16, multiple=8)
+        >>> rounded_counts([54.2, 41.3, 16.0], target=16, multiple=8)
         (56, 48, 16)
     """
     whole, ceiling = [], None

@@ -45,7 +45,11 @@ def draw(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 
 
 class Reader(nn.Module):
-    """An encoder, and two readers of its penultimate layer: of the class token, and of the best single patch."""
+    """An encoder, and two readers of its penultimate layer: of the class token, and of single patches.
+
+    A patch says which shape touches it, or none, so that patch features stay about their place: whoever drops the
+    object's patches loses the answer.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -61,15 +65,20 @@ class Reader(nn.Module):
                     patch_size=PATCH,
                 )
             )
-            self.cls, self.patch = nn.Linear(64, CLASSES), nn.Linear(64, CLASSES)
+            self.cls, self.patch = nn.Linear(64, CLASSES), nn.Linear(64, CLASSES + 1)
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Class scores from whatever patches there are, (B, T, 64) -> (B, 4)."""
-        return self.patch(F.layer_norm(tokens, (64,))).amax(dim=1)
+        """Class scores from whatever patches there are, (B, T, 64) -> (B, 4): the patch that is surest of a shape."""
+        logits = self.patches(tokens)
+        return (logits[..., :CLASSES] - logits[..., CLASSES:]).amax(dim=1)
+
+    def patches(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Shape or none for every patch, (B, T, 64) -> (B, T, 5)."""
+        return self.patch(F.layer_norm(tokens, (64,)))
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         out = FlowCut(target_tokens=64).encode(self.tower, pixel_values)
-        return self.cls(F.layer_norm(out.cls, (64,))), self.read(out.tokens)
+        return self.cls(F.layer_norm(out.cls, (64,))), self.patches(out.tokens)
 
 
 def trained(seed: int, steps: int) -> Reader:
@@ -77,8 +86,10 @@ def trained(seed: int, steps: int) -> Reader:
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps)
     for step in range(steps):
-        pictures, labels, _ = draw(64, seed=1000 * (seed + 1) + step)
-        loss = sum(F.cross_entropy(logits, labels) for logits in model(pictures))
+        pictures, labels, touched = draw(64, seed=1000 * (seed + 1) + step)
+        by_class, by_patch = model(pictures)
+        wanted = torch.where(touched, labels[:, None], CLASSES)
+        loss = F.cross_entropy(by_class, labels) + F.cross_entropy(by_patch.flatten(0, 1), wanted.flatten())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -93,7 +104,8 @@ def test_flowcut_keeps_the_object(seed):
     with torch.enable_grad():
         model = trained(seed, steps=700)
     pictures, labels, patches = draw(400, seed=99)
-    full = float((model(pictures)[1].argmax(1) == labels).float().mean())
+    everything = FlowCut(target_tokens=64).encode(model.tower, pictures).tokens
+    full = float((model.read(everything).argmax(1) == labels).float().mean())
     assert full > 0.95
 
     def scores(pruner) -> tuple[float, float]:
@@ -108,7 +120,7 @@ def test_flowcut_keeps_the_object(seed):
         print(f"seed {seed} T={target} full {full:.3f} flow {flow} random {random} grid {grid} last layer only {last}")
         assert flow[1] > 1.8 * target / 64, "recall of the object must be about twice chance"
         assert flow[1] > 1.5 * max(random[1], grid[1])
-        assert flow[0] >= max(random[0], grid[0])
+        assert flow[0] > max(random[0], grid[0]), "fewer answers lost than by chance"
     ratios = depth_of_entropy(model, pictures[:64])
     print("entropy ratio by block", [round(ratio, 3) for ratio in ratios])
     assert min(ratios[4:]) < ratios[0]
