@@ -24,7 +24,8 @@ _SYSTEM = (
 _USER = (
     "Question: {question}\nTruth: {truth}\nAnswer: {answer}\n\n"
     "Where the truth is open, the answer must carry its meaning without false statements. Where it is definite, "
-    "the answer must agree with it; other units are fine. Reply with `Score: 1` if the answer is right and `Score: 0` if not."
+    "the answer must agree with it; other units are fine. "
+    "Reply with `Score: 1` if the answer is right and `Score: 0` if not."
 )
 
 
