@@ -100,7 +100,7 @@ class RelativePlane:
     """(a, b): offset in the referenced frame, mm."""
     kind: PlaneKind
     line: tuple[int, int] | None = None
-    """For kind "line": (loop, curve) indices in the referenced extrude, in the order of the text. The curve is a Line."""
+    """For kind "line": (loop, curve) indices in the referenced extrude, in the order of the text."""
     reverse: bool = False
     """Turn the normal round (last of all)."""
     angle: float = 0.0
