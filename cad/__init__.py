@@ -21,6 +21,7 @@ _HOME = {
     "Program": "program",
     "ProgramError": "errors",
     "canonical_profile": "loops",
+    "edit": "editing",
     "emit": "emitter",
     "from_deepcad": "deepcad",
     "parse": "parser",

@@ -59,60 +59,40 @@ class Graph:
         """Names of the extrudes in building order."""
         return [p.statement.targets[0].text for p in self.statements if p.statement.kind == "add_extrude"]
 
-    def below(self, names: set[str]) -> set[str]:
-        """The names and everything they need, down to the numbers."""
-        found, queue = set(names), list(names)
-        while queue:
-            for need in self.needs.get(queue.pop(), ()):
-                if need not in found:
-                    found.add(need)
-                    queue.append(need)
-        return found
-
     def extrudes_on(self, extrude: str) -> list[str]:
-        """Extrudes whose sketch plane refers to `extrude` or to a line of it."""
-        own = self.below({extrude})
-        users = []
-        for name in self.extrude_names():
-            plane = self.plane_of(name)
-            if name != extrude and plane is not None and self.definition[plane].statement.kind == "add_sketchplane_ref":
-                reference, line = self.definition[plane].statement.values[0], self.definition[plane].statement.values[3]
-                if reference.text == extrude or (line is not None and line.text in own - self.below({name} - own)):
-                    users.append(name)
-        return users
+        """Extrudes whose sketch plane refers to `extrude`."""
+        planes = {name: self.plane_of(name) for name in self.extrude_names()}
+        return [name for name, plane in planes.items() if plane is not None and extrude in self.needs[plane]]
 
     def plane_of(self, extrude: str) -> str | None:
         """Name of the sketch plane of an extrude."""
         sketch = self.definition[extrude].statement.values[0].text
         return self.definition[sketch].statement.values[0].text if sketch in self.definition else None
 
-    def exclusive(self, extrudes: set[str], *, keep_shared: bool = True) -> list[Placed]:
+    def exclusive(self, extrudes: set[str]) -> list[Placed]:
         """The statements that only these extrudes need, in order, with their appends."""
-        others = self.below({name for name in self.extrude_names() if name not in extrudes})
-        mine = set()
-        for extrude in extrudes:
-            mine |= self.own(extrude)
-        placed = {id(self.definition[name]): self.definition[name] for name in mine - others if name in self.definition}
-        for item in mine - others:
-            placed |= {id(p): p for p in self._appends.get(item, ())}
-        if keep_shared:  # a statement that defines several lists stays while one of them is needed
-            placed = {
-                key: p
-                for key, p in placed.items()
-                if not any(target.text in others for target in p.statement.targets if p.statement.kind == "list")
-            }
-        return sorted(placed.values(), key=lambda p: self._order[id(p)])
+        others = {part for name in self.extrude_names() if name not in extrudes for part in self.own(name)}
+        mine = {name for extrude in extrudes for name in self.own(extrude)} - others
+        found = [self.definition[name] for name in mine]
+        found += [append for item in mine for append in self._appends.get(item, ())]
+        # A statement that opens several lists stays while one of them is needed.
+        found = [
+            p for p in found if p.statement.kind != "list" or not any(t.text in others for t in p.statement.targets)
+        ]
+        unique = {id(p): p for p in found}
+        return sorted(unique.values(), key=lambda p: self._order[id(p)])
 
     def own(self, extrude: str) -> set[str]:
-        """An extrude and what it is made of, without the extrudes it refers to and without named numbers."""
+        """An extrude and what it is made of: not the features its plane refers to, and no named numbers."""
         found, queue = {extrude}, [extrude]
         while queue:
-            for need in self.needs.get(queue.pop(), ()):
-                placed = self.definition.get(need)
-                if placed is None or need in found or placed.statement.kind in ("add_extrude", "number"):
-                    continue
-                found.add(need)
-                queue.append(need)
+            name = queue.pop()
+            if self.definition[name].statement.kind == "add_sketchplane_ref":
+                continue
+            for need in self.needs[name] - found:
+                if need in self.definition and self.definition[need].statement.kind != "number":
+                    found.add(need)
+                    queue.append(need)
         return found
 
     # text ------------------------------------------------------------------------------------------------------

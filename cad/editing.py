@@ -12,7 +12,7 @@ break the program raises, and the text stays as it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,9 @@ from mm.cad.commands import COMMANDS, POSITION, RESERVED
 from mm.cad.dependencies import Graph
 from mm.cad.edit_report import Moved, moved_between
 from mm.cad.emitter import OFFICIAL
-from mm.cad.errors import ProgramError
 from mm.cad.parser import parse
 from mm.cad.program import Program
 from mm.cad.source import Placed
-from mm.cad.statement import Name
 from mm.cad.statement_text import argument_spans, value_text
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -78,9 +76,9 @@ class Editor:
         """Check and adopt a new text; `origin` maps new extrude indices to old ones where they differ."""
         try:
             program = parse(text)
-        except ProgramError as error:
+            moved = moved_between(self.program, program, self.graph.extrude_names(), origin)
+        except ValueError as error:
             raise EditError(f"the edit would break the program: {error}") from error
-        moved = moved_between(self.program, program, self.graph.extrude_names(), origin)
         self._accept(text, program)
         return Change(text, program, moved)
 
@@ -103,19 +101,27 @@ class Editor:
         Raises:
             EditError: no such name or argument, or the result is no program.
         """
+        return self.set_many({name: values})
+
+    def set_many(self, values: Mapping[str, Mapping[str, Any]]) -> Change:
+        """Several `set` at once: a corner of an outline belongs to two curves, and each alone would open the loop.
+
+        Args:
+            values: Name -> arguments and values, as in `set`.
+        """
+        pieces = [piece for name, arguments in values.items() for piece in self._pieces(name, dict(arguments))]
+        return self._changed(_spliced(self.text, pieces))
+
+    def _pieces(self, name: str, values: dict[str, Any]) -> list[tuple[int, int, str]]:
         placed = self._placed(name)
-        statement = placed.statement
-        pieces: list[tuple[int, int, str]] = []
-        if statement.kind == "number":
+        if placed.statement.kind == "number":
             if set(values) != {"value"}:
                 raise EditError(f"{name} is a number; use set({name!r}, value=...)")
             begin = self.text.index("=", placed.start) + 1
-            pieces.append((begin, placed.end, f" {value_text(values['value'], 'number', OFFICIAL)}"))
-        elif statement.kind not in COMMANDS:
+            return [(begin, placed.end, f" {value_text(values['value'], 'number', OFFICIAL)}")]
+        if placed.statement.kind not in COMMANDS:
             raise EditError(f"{name} is a list; it has no arguments")
-        else:
-            pieces = self._argument_pieces(placed, values)
-        return self._changed(_spliced(self.text, pieces))
+        return self._argument_pieces(placed, values)
 
     def _argument_pieces(self, placed: Placed, values: dict[str, Any]) -> list[tuple[int, int, str]]:
         kind = placed.statement.kind
@@ -173,10 +179,10 @@ class Editor:
             extrude: Name of an extrude; its whole block of statements moves.
             before: Name of the extrude in front of whose block it goes; None = to the end.
         """
-        block = self._block(extrude)
-        target = self._block(before)[0].start if before is not None else self._code_end()
         if before == extrude:
             raise EditError("a feature cannot be moved in front of itself")
+        block = self._block(extrude)
+        target = self._block(before)[0].start if before is not None else self._code_end()
         spans = [self._line_span(placed) for placed in block]
         moved = "".join(_line(self.text, start, end) for start, end, _ in spans)
         order = [name for name in self.graph.extrude_names() if name != extrude]
@@ -253,7 +259,7 @@ class Editor:
     def _block(self, extrude: str) -> list[Placed]:
         """The statements that belong to one feature alone, in the order of the text."""
         self._feature(extrude)
-        return self.graph.exclusive({extrude}, keep_shared=True)
+        return self.graph.exclusive({extrude})
 
     def _line_span(self, placed: Placed) -> tuple[int, int, str]:
         end = placed.end + 1 if placed.end < len(self.text) else placed.end
@@ -276,6 +282,3 @@ def _spliced(text: str, pieces: list[tuple[int, int, str]]) -> str:
         result += [text[last:start], new]
         last = end
     return "".join([*result, text[last:]])
-
-
-__all__ = ["Change", "EditError", "Editor", "Moved", "Name", "edit"]
