@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+
+from mm.cad.number_text import FRACTIONS, angle_text
 
 Rule = Callable[[float], bool]
 
@@ -18,12 +21,8 @@ _AXIS = re.compile(r" {0,9}(?:-?(?:[0-9](?:\.(?:[0-9]{0,4} {0,6}|[0-9]{0,4}e(?:[
 _AXIS_DONE = re.compile(r" {0,9}-?[0-9](?:\.[0-9]{0,4} {0,6}|\.[0-9]{0,4}e[+-]0[0-4])?")
 _ANGLE = re.compile(r"-?(?:[0-9](?:\.[0-9]{0,6})?)?")
 _ANGLE_DONE = re.compile(r"-?[0-9](?:\.[0-9]{0,6})?")
-_PI = tuple(
-    f"{sign}{top}np.pi{bottom}"
-    for top, bottom in [("", ""), ("", "/2"), ("", "/3"), ("", "/4"), ("", "/6"), ("2*", ""), ("3*", "/2"), ("3*", "/4"),
-                        ("5*", "/6"), ("5*", "/3"), ("7*", "/6"), ("4*", "/3")]
-    for sign in ("", "-")
-)  # fmt: skip
+_PI = tuple(angle_text(sign * math.pi * top / bottom) or "" for top, bottom in FRACTIONS for sign in (1, -1))
+"""Angles that have a name."""
 
 
 @dataclass(frozen=True, slots=True)
