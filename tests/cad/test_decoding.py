@@ -64,11 +64,10 @@ def answers(tokenizer, trie, *, room, style="canonical", head="", tail="", **opt
 
 @pytest.mark.parametrize("style", ["official", "canonical"])
 def test_an_untrained_model_writes_programs(tokenizer, trie, style):
-    """Greedy, sampled and by beams; the room always suffices."""
-    found = answers(tokenizer, trie, room=560, style=style, do_sample=True, rows=2)
-    found += answers(tokenizer, trie, room=500, style=style, do_sample=False, rows=1)
+    """Sampled and by beams; the room always suffices."""
+    found = answers(tokenizer, trie, room=480, style=style, do_sample=True, rows=1)
     if style == "canonical":
-        found += answers(tokenizer, trie, room=450, style=style, num_beams=2, do_sample=False, rows=1)
+        found += answers(tokenizer, trie, room=420, style=style, num_beams=2, do_sample=False, rows=1)
     for text in found:
         assert parse(text).extrudes, text
 
