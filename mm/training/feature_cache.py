@@ -26,7 +26,8 @@ from mm.extras import require
 from mm.training.feature_shards import Shard, damage, digests, fault, shard_entry, shard_numbers, shard_path
 
 IDENTITY_FILE = "identity.json"
-OPEN_SHARDS = 256
+OPEN_SHARDS = 4096
+"""Maps of files that stay open; they take address space, not memory."""
 
 
 class FeatureCache(Mapping[str, dict[str, Tensor]]):
@@ -39,7 +40,8 @@ class FeatureCache(Mapping[str, dict[str, Tensor]]):
         identity: What the features must have been computed with (model, layer, ...); None takes what is there.
 
     Attributes:
-        identity: What they were computed with.
+        identity: What they were computed with; None in an empty folder.
+        about: The same in words for people, which are not compared.
 
     Raises:
         ValueError: they were computed with something else; the message names what differs.
@@ -47,9 +49,9 @@ class FeatureCache(Mapping[str, dict[str, Tensor]]):
 
     def __init__(self, folder: str | Path, *, identity: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder)
-        self.identity = stored_identity(self.folder)
+        self.identity, self.about = stored_identity(self.folder)
         if identity is not None and self.identity is not None:
-            refuse_other_identity(self.folder, self.identity, identity)
+            refuse_other_identity(self.folder, self.identity, identity, self.about)
         self.numbers = shard_numbers(self.folder)
         self.faults = {n: what for n in self.numbers if (what := fault(shard_path(self.folder, n)))}
         self._open = lru_cache(maxsize=OPEN_SHARDS)(lambda number: Shard(shard_path(self.folder, number)))
@@ -192,13 +194,18 @@ def _rows(values: Tensor, rows: Tensor, picked: Tensor | None) -> Tensor:
     return values.flatten(0, 1).index_select(0, flat).unflatten(0, tuple(picked.shape))
 
 
-def stored_identity(folder: Path) -> dict[str, Any] | None:
-    """What the features of a folder were computed with; None for a folder that has no features yet."""
+def stored_identity(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """What the features of a folder were computed with, and words about it; None for a folder without features."""
     path = folder / IDENTITY_FILE
-    return read_json(path)["identity"] if path.is_file() else None
+    if not path.is_file():
+        return None, {}
+    data = read_json(path)
+    return data["identity"], data.get("about", {})
 
 
-def refuse_other_identity(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_other_identity(
+    folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
     """Compare what features were computed with and what is asked for.
 
     Raises:
@@ -207,4 +214,8 @@ def refuse_other_identity(folder: Path, stored: Mapping[str, Any], wanted: Mappi
     names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
     if names:
         listed = "; ".join(f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} asked for" for name in names)
-        raise ValueError(f"{folder}: these features were computed with something else ({listed}); use another folder")
+        told = ", ".join(f"{name} {value}" for name, value in about.items())
+        raise ValueError(
+            f"{folder}: these features were computed with something else ({listed})"
+            f"{f'; they were made with {told}' if told else ''}; use another folder"
+        )

@@ -42,7 +42,9 @@ class FeatureJob:
     Args:
         folder: The cache; an older part there is continued, damaged shards are computed anew.
         keys: All keys; one that comes again is computed once.
-        identity: Plain values that the features depend on (model, layer, ...); kept beside them and compared.
+        identity: Plain values that the features depend on (fingerprint of the model, layer, ...); kept beside them and
+            compared.
+        about: The same in words for people (name of the model, ...); kept, not compared.
         shard_items: Keys per shard.
         rank: Number of this process.
         world: How many processes share the work; they need no connection with each other.
@@ -60,6 +62,7 @@ class FeatureJob:
         keys: Iterable[str],
         *,
         identity: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
         shard_items: int = 1024,
         rank: int = 0,
         world: int = 1,
@@ -70,7 +73,7 @@ class FeatureJob:
                 f"world={world}"
             )
         self.folder = Path(folder)
-        self.identity = dict(identity or {})
+        self.identity, self.about = dict(identity or {}), dict(about or {})
         self.rank, self.world = rank, world
         cache = FeatureCache(self.folder, identity=self.identity)
         self.tasks = [task for task in _plan(cache, keys, shard_items) if task.number % world == rank]
@@ -108,7 +111,7 @@ class FeatureJob:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / IDENTITY_FILE).is_file():
             with write_aside(self.folder / IDENTITY_FILE) as path:
-                write_json(path, {"identity": self.identity})
+                write_json(path, {"identity": self.identity, "about": self.about})
         return ShardCollector(self.folder, self.tasks)
 
 

@@ -11,7 +11,6 @@ import torch
 from lightning import LightningModule, Trainer
 
 from mm.training import FeatureCache, FeatureJob, FeatureWriter
-from mm.training import feature_cache as cache_module
 from mm.training.feature_shards import digest, shard_path
 
 
@@ -199,10 +198,10 @@ def test_a_flipped_byte_is_found_by_its_checksum(tmp_path):
 
 
 def test_another_identity_is_refused_and_named(tmp_path):
-    by_hand(tmp_path, KEYS, identity={"model": "a", "layer": 3})
+    by_hand(tmp_path, KEYS, identity={"model": "a", "layer": 3}, about={"weights": "folder/a"})
     assert FeatureCache(tmp_path).identity == {"model": "a", "layer": 3}
     assert by_hand(tmp_path, KEYS, identity={"model": "a", "layer": 3}) == 0
-    with pytest.raises(ValueError, match="layer: 3 there, 4 asked for"):
+    with pytest.raises(ValueError, match=r"layer: 3 there, 4 asked for.*made with weights folder/a"):
         FeatureJob(tmp_path, KEYS, identity={"model": "a", "layer": 4})
     with pytest.raises(ValueError, match="model: 'a' there, None asked for"):
         FeatureCache(tmp_path, identity={"layer": 3})
@@ -284,4 +283,4 @@ def test_entries_say_what_the_files_hold(tmp_path):
     by_hand(tmp_path, KEYS, identity={"model": "a"})
     entry = json.loads((tmp_path / "features-000003.json").read_text())
     assert entry["keys"] == KEYS[24:] and entry["bytes"] == shard_path(tmp_path, 3).stat().st_size
-    assert cache_module.stored_identity(tmp_path) == {"model": "a"}
+    assert FeatureCache(tmp_path).identity == {"model": "a"}
