@@ -98,38 +98,34 @@ class FeatureCache(Mapping[str, dict[str, Tensor]]):
             raise KeyError(key)
         return self._shard(place >> 32).row(place & 0xFFFFFFFF)
 
-    def gather(self, keys: Sequence[str], name: str, picked: Tensor | None = None) -> Tensor:
+    def gather(self, keys: Sequence[str], name: str, picked: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """One feature of several keys, copied out of the files in one go.
 
         Args:
             keys: What to read; a key may come again.
             name: Of the feature.
             picked: Which rows of each value, (B, P) int; None reads all.
+            out: Written to and returned, so that a loop need not find new memory for every batch.
 
         Returns:
             (B, ...), or (B, P, ...) with `picked`, in the stored dtype.
 
         Raises:
             KeyError: a key is not in this cache.
-            ValueError: no such feature, a shape that differs from key to key, or a damaged shard.
+            ValueError: no such feature, a shape that differs from key to key, an `out` that does not fit, or a damaged
+                shard.
         """
         places = self.find(keys)
         if (places < 0).any():
             raise KeyError(keys[int((places < 0).argmax())])
         if not len(keys):
             raise ValueError("nothing to gather: no key was named")
-        numbers, rows = places >> 32, torch.from_numpy(places & 0xFFFFFFFF)
-        shards = np.unique(numbers)
-        if len(shards) == 1:
-            return _rows(self._shard(int(shards[0])).stacked(name), rows, picked)
-        out: Tensor | None = None
-        for number in shards:
-            where = torch.from_numpy(np.flatnonzero(numbers == number))
-            wanted = None if picked is None else picked[where]
-            found = _rows(self._shard(int(number)).stacked(name), rows[where], wanted)
-            out = found.new_empty(len(keys), *found.shape[1:]) if out is None else out
-            out[where] = found
-        assert out is not None
+        numbers, rows = places >> 32, places & 0xFFFFFFFF
+        parts = {int(number): self._shard(int(number)).stacked(name) for number in np.unique(numbers)}
+        out = _room(list(parts.values()), len(keys), picked, out, name)
+        for number, values in parts.items():
+            where = np.flatnonzero(numbers == number)
+            _copy(values, rows[where], None if picked is None else picked.numpy()[where], out, where)
         return out
 
     def __contains__(self, key: object) -> bool:
@@ -186,12 +182,33 @@ class FeatureCache(Mapping[str, dict[str, Tensor]]):
         self.__init__(state["folder"])  # type: ignore[misc]
 
 
-def _rows(values: Tensor, rows: Tensor, picked: Tensor | None) -> Tensor:
-    """Rows (B,) of values (N, ...), or of every one the sub-rows (B, P)."""
-    if picked is None:
-        return values.index_select(0, rows)
-    flat = (rows[:, None] * values.shape[1] + picked).flatten()
-    return values.flatten(0, 1).index_select(0, flat).unflatten(0, tuple(picked.shape))
+def _room(parts: list[Tensor], count: int, picked: Tensor | None, out: Tensor | None, name: str) -> Tensor:
+    """Where the values of `count` keys go."""
+    first = parts[0]
+    if any(part.shape[1:] != first.shape[1:] or part.dtype != first.dtype for part in parts):
+        raise ValueError(f"feature {name!r} differs in shape or dtype from shard to shard; read it key by key")
+    shape = (count, *first.shape[1:]) if picked is None else (count, picked.shape[1], *first.shape[2:])
+    if out is None:
+        return first.new_empty(shape)
+    if out.shape != shape or out.dtype != first.dtype or not out.is_contiguous():
+        raise ValueError(f"out must be contiguous {first.dtype} {shape}, got {out.dtype} {tuple(out.shape)}")
+    return out
+
+
+def _copy(values: Tensor, rows: np.ndarray, picked: np.ndarray | None, out: Tensor, where: np.ndarray) -> None:
+    """out[where] = values[rows], or the picked sub-rows; as whole rows of bytes, which any dtype has."""
+    if not out.numel():
+        return
+    if picked is not None:
+        rows = (rows[:, None] * values.shape[1] + picked).ravel()
+        where = (where[:, None] * picked.shape[1] + np.arange(picked.shape[1])).ravel()
+        values, out = values.flatten(0, 1), out.flatten(0, 1)
+    _bytes(out)[where] = np.take(_bytes(values), rows, axis=0)
+
+
+def _bytes(values: Tensor) -> np.ndarray:
+    """The memory of (N, ...) as (N, bytes per row)."""
+    return values.reshape(len(values), -1).view(torch.uint8).numpy()
 
 
 def stored_identity(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -88,6 +88,10 @@ def test_gather_crosses_shards_and_picks_rows(tmp_path):
     picked = torch.tensor([[1], [0], [1], [1], [0]])
     assert cache.gather(keys, "square", picked).tolist() == [[841.0], [0.0], [64.0], [0.0], [9.0]]
     assert cache.gather(["k1", "k3"], "square", picked[:2]).tolist() == [[1.0], [3.0]]
+    buffer = torch.full((5, 2), -1.0)
+    assert cache.gather(keys, "square", out=buffer) is buffer and buffer[4].tolist() == [9.0, 81.0]
+    with pytest.raises(ValueError, match=r"out must be contiguous torch.float32 \(2, 2\)"):
+        cache.gather(["k1", "k2"], "square", out=buffer)
     with pytest.raises(ValueError, match="differs in shape"):
         cache.gather(["k1"], "count")
     with pytest.raises(ValueError, match="no feature 'cube'; it holds count, square"):
