@@ -49,13 +49,16 @@ MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
+DATA.add("caption_store", "mm.encoders.flame.store_predict:CaptionStoreData")
 
+MODULES.add("flame_embed", "mm.encoders.flame.store_predict:CaptionEmbedding")
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 MODULES.add("llava", "mm.training.host:HostModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
 BENCH_FLOPS.add("flowcut", "mm.pruning.flops:rows")
 BENCH_LATENCY.add("flowcut", "mm.pruning.latency:rows")
+BENCH_LATENCY.add("flame_store", "mm.encoders.flame.store_bench:rows")
 BENCH_LATENCY.add("lavi", "mm.encoders.lavi.latency:rows")
 
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
@@ -73,5 +76,6 @@ VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its 
 VERBS.add("predict", "mm.training.cli:predict", about="write the predictions of a training run")
 VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about one or more pictures")
 VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
+VERBS.add("flame", "mm.encoders.flame.command:run", about="embed captions once; classify and search pictures by text")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")

@@ -7,7 +7,8 @@
 | `.json` | an object of the list, `{"image": ..., "caption": "..." or ["...", "..."]}`; or COCO's captions |
 | `.jsonl` | the same objects, one per line |
 
-Empty captions are no captions: `without_caption` counts the entries that are left with none.
+White space is made single blanks, line breaks too. Empty captions are no captions: `without_caption` counts the entries
+that are left with none.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class CaptionEntry:
     image: str
     """Picture file as the table names it; "" for a table of texts."""
     captions: tuple[str, ...]
-    """Its captions, stripped, in the order of the file; may be empty."""
+    """Its captions, each on one line, in the order of the file; may be empty."""
     label: str
     """Its class; "" if the table names none."""
 
@@ -216,4 +217,4 @@ def _caption(place: str, value: Any) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"{place}: the caption holds half a character (a lone surrogate, {error.reason})") from error
-    return value.strip()
+    return " ".join(value.split())

@@ -42,7 +42,7 @@ def test_every_format_gives_the_same_entries(tmp_path, name):
 
 def test_open_clip_tables_and_text_files(tmp_path):
     assert CaptionTable(write(tmp_path, "t.tsv")).captions() == ["a red circle", "'x'"]
-    (tmp_path / "t.txt").write_text("one\n\n two words \none\n")
+    (tmp_path / "t.txt").write_text("one\n\n two\u3000 words \none\n")
     table = CaptionTable(tmp_path / "t.txt")
     assert table.captions() == ["one", "two words", "one"] and table.without_caption == 1
 
