@@ -42,16 +42,19 @@ def list_models(pattern: str = "*") -> list[str]:
     return MODELS.names(pattern)
 
 
+MODELS.add("flame_tiny", "mm.encoders.flame.presets:flame_tiny")
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
 MODELS.add("llava_tiny", "mm.zoo.presets:llava_tiny")
 MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
 MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 
+DATA.add("flame", "mm.encoders.flame.data:FlamePairs")
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
 DATA.add("caption_store", "mm.encoders.flame.store_predict:CaptionStoreData")
 
 MODULES.add("flame_embed", "mm.encoders.flame.store_predict:CaptionEmbedding")
+MODULES.add("flame", "mm.encoders.flame.module:FlameModule")
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 MODULES.add("llava", "mm.training.host:HostModule")
 
@@ -66,6 +69,7 @@ TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the n
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
 EVALUATORS.add("llava_tiny", "mm.zoo.evaluate:answering")
+EVALUATORS.add("flame_tiny", "mm.encoders.flame.trial:evaluate")
 EVALUATORS.add("lavi_tiny", "mm.encoders.lavi.evaluate:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")

@@ -122,18 +122,3 @@ class FacetStore:
         """
         raw = self.rows(captions).float() * self.norms(captions)[..., None]
         return F.normalize(raw.mean(dim=1), dim=-1)
-
-
-def draw_rows(count: int, facets: int, picked: int, generator: torch.Generator) -> Tensor:
-    """For every caption `picked` different facets, all equally likely, (count, P) int64.
-
-    Raises:
-        ValueError: more are to be drawn than there are.
-
-    Example:
-        >>> draw_rows(2, 3, 3, torch.Generator().manual_seed(0)).sort(dim=1).values.tolist()
-        [[0, 1, 2], [0, 1, 2]]
-    """
-    if not 1 <= picked <= facets:
-        raise ValueError(f"can't draw {picked} different rows of {facets}")
-    return torch.rand(count, facets, generator=generator).argsort(dim=1)[:, :picked]

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mm.encoders.flame.store import FacetStore, draw_rows
+from mm.encoders.flame.positives import draw_positives
+from mm.encoders.flame.store import FacetStore
 from mm.encoders.flame.store_official import LABELS, read_sample
 from mm.encoders.flame.store_rows import HalfRows
 from mm.metrics.latency import measure
@@ -60,7 +61,7 @@ def compare(
         buffer = torch.empty(
             batch, PICKED, width, dtype=torch.float16
         )  # both write to the same memory, again and again
-        asked, picked = [keys[index] for index in order], draw_rows(batch, FACETS, PICKED, generator)
+        asked, picked = [keys[index] for index in order], draw_positives(batch, FACETS, PICKED, generator)
 
         def from_files() -> Tensor:
             found = [read_sample(files[key])[pick] for key, pick in zip(asked, picked, strict=True)]

@@ -46,4 +46,5 @@ def encoder(text):
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference, relative to the largest value."""
+    found, expected = found.detach(), expected.detach()
     return float((found - expected).abs().max() / expected.abs().max())
