@@ -129,7 +129,7 @@ def test_the_authors_files_are_read(tmp_path):
     torch.save({"code": print}, path)
     with pytest.raises(ValueError, match="not a readable tensor file"):
         read_sample(path)
-    with pytest.raises(FileNotFoundError, match="no [.]pth files"):
+    with pytest.raises(FileNotFoundError, match=r"no \.pth files"):
         samples(tmp_path / "none")
 
 
