@@ -59,11 +59,14 @@ MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 MODULES.add("llava", "mm.training.host:HostModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
+BENCH_FLOPS.add("flame", "mm.encoders.flame.flops:rows")
 BENCH_FLOPS.add("flowcut", "mm.pruning.flops:rows")
+BENCH_LATENCY.add("flame", "mm.encoders.flame.latency:rows")
 BENCH_LATENCY.add("flowcut", "mm.pruning.latency:rows")
 BENCH_LATENCY.add("flame_store", "mm.encoders.flame.store_bench:rows")
 BENCH_LATENCY.add("lavi", "mm.encoders.lavi.latency:rows")
 
+TOUR.add("flame", "mm.encoders.flame.tour:page", about="FLAME: a frozen language model as text tower")
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")

@@ -7,46 +7,59 @@ its last allowed token ends, so that no tokenizer changes what it does not under
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
+SPECIALS = 8
+"""Tokens that a tokenizer may add around a text."""
 ENDINGS = (".", "?", '"', "'")
 """A caption that ends in one of these gets no full stop."""
 
 
-def clean_caption(caption: str, tokenizer: Any, max_tokens: int = 1024) -> str:
-    """A caption as a template takes it.
+def clean_captions(captions: Sequence[str], tokenizer: Any, max_tokens: int = 1024) -> list[str]:
+    """Captions as a template takes them.
 
-    Special tokens of the tokenizer that stand in the caption as text are removed, it is cut to `max_tokens`, closed by
+    Special tokens of the tokenizer that stand in a caption as text are removed, it is cut to `max_tokens`, closed by
     a full stop, and its double quotes become single ones, so that a caption can never close the quotation around it.
 
     Args:
-        caption: Any text; empty stays empty.
+        captions: Any texts; an empty one stays empty.
         tokenizer: A fast Hugging Face tokenizer.
-        max_tokens: Most tokens of the caption, the tokenizer's begin token included.
+        max_tokens: Most tokens of a caption, the tokenizer's begin token included.
 
     Source: FLAME published code, caption preprocessing (paper arXiv:2411.11927 is silent on it).
     """
-    text = _cut(_without_specials(caption, tokenizer), tokenizer, max_tokens)
-    if text and not text.endswith(ENDINGS):
-        text += "."
-    text = text.replace('"', "'")
-    return text[:-1] + "." if text.endswith("?") else text
-
-
-def _without_specials(text: str, tokenizer: Any) -> str:
-    """Text without special tokens; again and again, because removing one can put together another."""
     specials = [str(token) for token in tokenizer.all_special_tokens]
+    texts = [_without(caption, specials) for caption in captions]
+    return [_closed(text) for text in _cut(texts, tokenizer, max_tokens)]
+
+
+def _without(text: str, specials: Sequence[str]) -> str:
+    """Text without special tokens; again and again, because removing one can put together another."""
     while any(token in text for token in specials):
         for token in specials:
             text = text.replace(token, "")
     return text
 
 
-def _cut(text: str, tokenizer: Any, max_tokens: int) -> str:
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    if len(offsets) <= max_tokens:
-        return text
-    logger.warning("a caption of %d tokens was cut to %d: %r …", len(offsets), max_tokens, text[:60])
-    return text[: offsets[max_tokens - 1][1]]
+def _cut(texts: list[str], tokenizer: Any, max_tokens: int) -> list[str]:
+    """Texts up to the end of their last allowed token; short ones are not tokenised for it."""
+    long = [index for index, text in enumerate(texts) if len(text) >= max_tokens - SPECIALS]
+    if not long:
+        return texts
+    found = tokenizer([texts[index] for index in long], return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    for index, offsets in zip(long, found, strict=True):
+        if len(offsets) > max_tokens:
+            text = texts[index]
+            logger.warning("a caption of %d tokens was cut to %d: %r …", len(offsets), max_tokens, text[:60])
+            texts[index] = text[: offsets[max_tokens - 1][1]]
+    return texts
+
+
+def _closed(text: str) -> str:
+    if text and not text.endswith(ENDINGS):
+        text += "."
+    text = text.replace('"', "'")
+    return text[:-1] + "." if text.endswith("?") else text

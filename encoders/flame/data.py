@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from mm.data.base_module import TrackedData
 from mm.data.loading import Stream, TrackedLoader, worker
 from mm.data.scenes import SceneConfig
-from mm.encoders.flame.pairs import Pairs, digit_pairs, joined, scene_pairs
+from mm.encoders.flame.pairs import SCENES, Pairs, digit_pairs, joined, scene_pairs
 from mm.encoders.flame.positives import draw_positives, embed_captions, take_rows
 from mm.encoders.flame.text import TextTower
 from mm.encoders.flame.tower import TextTowerConfig, load_text_tower
@@ -36,9 +36,9 @@ class FlameDataConfig:
         default_factory=lambda: TextTowerConfig(language="tiny_lm", layer="-1", templates="world")
     )
     """The frozen text tower."""
-    scenes: SceneConfig = field(default_factory=lambda: SceneConfig(max_things=3))
+    scenes: SceneConfig = field(default_factory=lambda: SCENES)
     """What scenes contain."""
-    num_scenes: int = 12_288
+    num_scenes: int = 6144
     """Drawn scenes."""
     digit_copies: int = 2
     """How often an epoch shows the training half of the scanned digits; 0 leaves them out."""
@@ -54,6 +54,8 @@ class FlameDataConfig:
     """Validation scenes."""
     workers: int = 0
     """Loading processes."""
+    drawing: int = 0
+    """Processes that draw the scenes at the start."""
     seed: int = 0
     """Of the order and of the draws."""
 
@@ -90,13 +92,14 @@ class FlamePairs(TrackedData):
     def _embedded(self, split: Any) -> EmbeddedPairs:
         config = self.config
         count = config.num_scenes if split == "train" else config.held_out
-        parts = [scene_pairs(split, count, scenes=config.scenes, size=config.size)]
+        parts = [scene_pairs(split, count, scenes=config.scenes, size=config.size, workers=config.drawing)]
         if split == "train":
             parts += [digit_pairs(held_out=False, size=config.size, seed=copy) for copy in range(config.digit_copies)]
         pairs = joined(parts)
-        tower: TextTower = self.tower if self.tower is not None else load_text_tower(config.text)
+        tower: Any = self.tower if self.tower is not None else load_text_tower(config.text)
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         logger.info("%s: embedding the captions of %d pictures", split, len(pairs))
-        rows = embed_captions(tower, pairs.captions)
+        rows = embed_captions(tower.to(device), pairs.captions, batch_size=64 if device.type == "cpu" else 512)
         return EmbeddedPairs(pairs, rows[:, list(config.rows)] if config.rows else rows)
 
     @property

@@ -44,8 +44,8 @@ class FacetBatch:
     """(B, N) int64: -1 padding, 0 shared prefix, k = 1..K facet k."""
 
 
-def tokenize(text: FacetText, tokenizer: Any) -> FacetRow:
-    """Tokenise a rendered template once and tell by character offsets which facet each token begins in.
+def tokenize(texts: Sequence[FacetText], tokenizer: Any) -> list[FacetRow]:
+    """Tokenise rendered templates and tell by character offsets which facet each token begins in.
 
     Tokens behind the last facet (an end token that the tokenizer adds) are dropped: slots are last tokens.
 
@@ -57,14 +57,21 @@ def tokenize(text: FacetText, tokenizer: Any) -> FacetRow:
             f"{type(tokenizer).__name__} gives no character offsets; facets need a fast tokenizer "
             "(a folder with tokenizer.json, transformers.PreTrainedTokenizerFast)"
         )
-    encoded = tokenizer(text.text, return_offsets_mapping=True)
+    if not texts:
+        return []
+    encoded = tokenizer([text.text for text in texts], return_offsets_mapping=True, verbose=False)
+    rows = zip(encoded["input_ids"], encoded["offset_mapping"], texts, strict=True)
+    return [_row(ids, offsets, text.ends) for ids, offsets, text in rows]
+
+
+def _row(tokens: Sequence[int], offsets: Sequence[tuple[int, int]], ends: tuple[int, ...]) -> FacetRow:
     ids, facets = [], []
-    for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    for token, (start, end) in zip(tokens, offsets, strict=True):
         if end == start and facets:  # added behind the text; what is added in front belongs to the prefix
             continue
         ids.append(token)
-        facets.append(PREFIX if end == start else bisect_right(text.ends, start))
-    missing = set(range(1, len(text.ends))) - set(facets)
+        facets.append(PREFIX if end == start else bisect_right(ends, start))
+    missing = set(range(1, len(ends))) - set(facets)
     if missing:
         raise ValueError(
             f"facet {min(missing)} got no token of its own: the tokenizer merges it with its neighbour; begin every "

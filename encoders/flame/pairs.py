@@ -8,9 +8,11 @@ Dims: N pairs, H = W picture side in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import chain
+from multiprocessing import get_context
 
 import numpy as np
 from einops import repeat
@@ -22,6 +24,8 @@ from mm.data.split import Split, SplitName, generator
 from mm.data.symbols import scan_ids, symbol_set
 from mm.data.words import DIGITS
 
+SCENES = SceneConfig(max_things=2, sizes=("large",))
+"""What the scenes of the tiny recipe contain."""
 RAW = ("{things}.", "a picture of {things}.")
 DIGIT_RAW = ("{word}.", "the digit {word}.", "a picture of {word}.")
 DIGIT_SHORT = (
@@ -71,21 +75,46 @@ def joined(parts: Sequence[Pairs]) -> Pairs:
 
 
 def scene_pairs(
-    split: SplitName, count: int, *, scenes: SceneConfig, size: int = 64, first: int = 0, phrasing: Phrasing = "all"
+    split: SplitName,
+    count: int,
+    *,
+    scenes: SceneConfig,
+    size: int = 64,
+    first: int = 0,
+    phrasing: Phrasing = "all",
+    workers: int = 0,
 ) -> Pairs:
-    """Scenes of a split with their captions; pair i is the scene of seed number `first` + i."""
-    images, captions, labels = np.empty((count, size, size, 3), np.uint8), [], []
-    for index in range(count):
-        seed = Split(split).seed(first + index)
-        scene = sample_scene(seed, scenes)
-        images[index] = render(scene, size)
-        rng = generator(seed, "raw caption")
-        things = " and ".join(with_article(thing.name) for thing in scene.things)
-        raw = RAW[rng.integers(len(RAW))].format(things=things)
-        short, long = (write(scene, seed, phrasing=phrasing) for write in (short_caption, long_caption))
-        captions.append(Captions(raw, short, long))
-        labels.append(scene.things[0].name if len(scene.things) == 1 else "")
-    return Pairs(images, captions, labels)
+    """Scenes of a split with their captions; pair i is the scene of seed number `first` + i.
+
+    Args:
+        split: Which seeds.
+        count: How many (N).
+        scenes: What scenes contain.
+        size: Side of the pictures (H).
+        first: Number of the first seed.
+        phrasing: Which wordings.
+        workers: Processes that draw; the result does not depend on it.
+    """
+    seeds = Split(split).seeds[first : first + count]
+    draw = partial(_scene, scenes=scenes, size=size, phrasing=phrasing)
+    if workers < 2:
+        drawn = list(map(draw, seeds))
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            drawn = list(pool.map(draw, seeds, chunksize=256))
+    images, captions, labels = zip(*drawn, strict=True)
+    return Pairs(np.stack(images), captions, labels)
+
+
+def _scene(seed: int, *, scenes: SceneConfig, size: int, phrasing: Phrasing) -> tuple[np.ndarray, Captions, str]:
+    """One picture, what is said about it, and its thing if there is only one."""
+    scene = sample_scene(seed, scenes)
+    rng = generator(seed, "raw caption")
+    things = " and ".join(with_article(thing.name) for thing in scene.things)
+    raw = RAW[rng.integers(len(RAW))].format(things=things)
+    short, long = (write(scene, seed, phrasing=phrasing) for write in (short_caption, long_caption))
+    label = scene.things[0].name if len(scene.things) == 1 else ""
+    return render(scene, size), Captions(raw, short, long), label
 
 
 def digit_pairs(held_out: bool, *, size: int = 64, seed: int = 0) -> Pairs:

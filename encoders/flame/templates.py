@@ -44,7 +44,7 @@ class FacetTemplate:
         """The whole text, and where its parts end.
 
         Args:
-            caption: Put in as it is; clean it with `mm.encoders.flame.caption.clean_caption` first.
+            caption: Put in as it is; clean it with `mm.encoders.flame.caption.clean_captions` first.
             bos: The tokenizer's begin token as text, or None if it has none.
         """
         text = f"{self.before}{caption}{self.after}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mm.backbone import LanguageBackbone
-from mm.encoders.flame.caption import clean_caption
+from mm.encoders.flame.caption import clean_captions
 from mm.encoders.flame.facets import (
     PREFIX,
     Compat,
@@ -201,10 +201,8 @@ class FacetTextEncoder(nn.Module):
         """
         texts = checked_captions(captions)
         chosen, bos = self._template(template), self.tokenizer.bos_token
-        rows = []
-        for text in texts:
-            caption = clean_caption(text, self.tokenizer, self.max_tokens)
-            rows.append(tokenize(chosen.render(caption, bos), self.tokenizer))
+        cleaned = clean_captions(texts, self.tokenizer, self.max_tokens)
+        rows = tokenize([chosen.render(caption, bos) for caption in cleaned], self.tokenizer)
         self._check_length(rows)
         return rows
 

@@ -8,6 +8,7 @@ Dims: C classes, B pictures, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,18 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from mm.data.scenes import SceneConfig
 from mm.data.words import COLOURS, DIGITS, GROUNDS, SHAPES
 from mm.encoders.flame.model import FlameImageEncoder
-from mm.encoders.flame.pairs import DIGIT_RAW, DIGIT_SHORT, Pairs, digit_pairs, scene_pairs
+from mm.encoders.flame.pairs import DIGIT_RAW, DIGIT_SHORT, SCENES, Pairs, digit_pairs, scene_pairs
 from mm.encoders.flame.text import TextTower
 from mm.encoders.flame.tower import load_text_tower
 from mm.metrics.scores import accuracy, recall_at_k
 
 PAIRS = 128
 """Pairs of one retrieval."""
-SCENES = SceneConfig(max_things=3)
-ONE_THING = SceneConfig(max_things=1)
+Facets = slice
+EVERY = slice(None)
+ONE_THING = replace(SCENES, max_things=1)
 SHORT = ("a {thing} on a {ground} background.", "a picture of a {thing} on a {ground} background.")
 
 
@@ -46,10 +47,10 @@ def digit_prompts(word: str) -> list[str]:
     return [form.format(word=word) for form in (*DIGIT_RAW, *DIGIT_SHORT)]
 
 
-def class_vectors(tower: TextTower, prompts: Mapping[str, Sequence[str]], template: str = "short") -> Tensor:
+def class_vectors(tower: TextTower, prompts: Mapping[str, Sequence[str]], facets: Facets = EVERY) -> Tensor:
     """One unit vector per class, (C, D) float32: normalised embeddings of its captions, averaged, normalised."""
     texts = [text for group in prompts.values() for text in group]
-    rows = tower.encode(texts, template, normalize=True).float().cpu().mean(dim=1)
+    rows = tower.encode(texts, "short", normalize=True)[:, facets].float().cpu().mean(dim=1)
     groups = rows.split([len(group) for group in prompts.values()])
     return F.normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
 
@@ -82,13 +83,19 @@ def retrieval(pictures: Tensor, texts: Tensor) -> tuple[float, float]:
     return sum(to_text) / len(found), sum(to_picture) / len(found)
 
 
-def facet_mean(tower: TextTower, captions: Sequence[str], template: str = "long") -> Tensor:
-    """One unit vector per caption: mean of its facets, (B, D) float32."""
-    return tower.encode(captions, template, reduce="mean", normalize=True).float().cpu()
+def facet_mean(tower: TextTower, captions: Sequence[str], facets: Facets = EVERY) -> Tensor:
+    """One unit vector per long caption: mean of its un-normalised facets, (B, D) float32."""
+    return F.normalize(tower.encode(captions, "long")[:, facets].float().mean(dim=1), dim=-1).cpu()
 
 
 def scores(
-    model: FlameImageEncoder, tower: TextTower, *, seed: int = 0, count: int = 512, digits: bool = True
+    model: FlameImageEncoder,
+    tower: TextTower,
+    *,
+    seed: int = 0,
+    count: int = 512,
+    digits: bool = True,
+    facets: Facets = EVERY,
 ) -> dict[str, float]:
     """All scores on test pictures.
 
@@ -98,6 +105,7 @@ def scores(
         seed: Which test scenes.
         count: Scenes per score, a multiple of 128.
         digits: Score the held-out half of the scanned digits too.
+        facets: Which facets of a text are used; `slice(0, 1)` is the first alone.
     """
     size, first = model.tower.image_size[0], seed * count
     found: dict[str, float] = {}
@@ -107,19 +115,19 @@ def scores(
         ("shape", SHAPES, shape_prompts, -1),
         ("colour", tuple(COLOURS), colour_prompts, 0),
     ):
-        classes = class_vectors(tower, {word: prompts(word) for word in words})
+        classes = class_vectors(tower, {word: prompts(word) for word in words}, facets)
         found[f"{name}_zero_shot"] = zero_shot(pictures, [x.split()[part] for x in single.labels], classes, words)
     if digits:
-        found["digit_zero_shot"] = digit_score(model, tower, digit_pairs(held_out=True, size=size))
+        found["digit_zero_shot"] = digit_score(model, tower, digit_pairs(held_out=True, size=size), facets)
     scenes = scene_pairs("test", count, scenes=SCENES, size=size, first=first)
-    texts = facet_mean(tower, [caption.long for caption in scenes.captions])
+    texts = facet_mean(tower, [caption.long for caption in scenes.captions], facets)
     to_text, to_picture = retrieval(embed_pictures(model, scenes.images), texts)
     return found | {"image_to_text_r1": to_text, "text_to_image_r1": to_picture}
 
 
-def digit_score(model: FlameImageEncoder, tower: TextTower, pairs: Pairs) -> float:
+def digit_score(model: FlameImageEncoder, tower: TextTower, pairs: Pairs, facets: Facets = EVERY) -> float:
     """Zero-shot accuracy on scanned digits."""
-    classes = class_vectors(tower, {word: digit_prompts(word) for word in DIGITS})
+    classes = class_vectors(tower, {word: digit_prompts(word) for word in DIGITS}, facets)
     return zero_shot(embed_pictures(model, pairs.images), pairs.labels, classes, DIGITS)
 
 

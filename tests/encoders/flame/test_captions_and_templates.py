@@ -10,7 +10,7 @@ import torch
 from mm.backbone import LanguageBackbone
 from mm.data.text import tiny_tokenizer
 from mm.encoders.flame import OFFICIAL, FacetTemplate, FacetTextEncoder
-from mm.encoders.flame.caption import clean_caption
+from mm.encoders.flame.caption import clean_captions
 from mm.encoders.flame.text import resolve_layers
 from tests.encoders.flame.conftest import relative
 
@@ -40,7 +40,7 @@ HOSTILE = {
     ],
 )
 def test_cleaning(text, raw, expected):
-    assert clean_caption(raw, text.tokenizer) == expected
+    assert clean_captions([raw, text.captions[0]], text.tokenizer) == [expected, "A dog runs fast."]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
