@@ -51,6 +51,7 @@ MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 DATA.add("flame", "mm.encoders.flame.data:FlamePairs")
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
+DATA.add("flame_stored", "mm.encoders.flame.store_data:StoredPairs")
 DATA.add("caption_store", "mm.encoders.flame.store_predict:CaptionStoreData")
 
 MODULES.add("flame_embed", "mm.encoders.flame.store_predict:CaptionEmbedding")
