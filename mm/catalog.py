@@ -49,6 +49,7 @@ MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
 MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 
 DATA.add("flame", "mm.encoders.flame.data:FlamePairs")
+DATA.add("flame_records", "mm.encoders.flame.records:FlameRecords")
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
 DATA.add("caption_store", "mm.encoders.flame.store_predict:CaptionStoreData")
