@@ -19,8 +19,10 @@ from mm.data.words import COLOURS, DIGITS, GROUNDS, SHAPES
 from mm.encoders.flame.evaluation import class_vectors, retrieval, text_scores, zero_shot
 from mm.encoders.flame.model import FlameImageEncoder
 from mm.encoders.flame.pairs import DIGIT_RAW, DIGIT_SHORT, SCENES, digit_pairs, scene_pairs
+from mm.encoders.flame.readout import word_scores
 from mm.encoders.flame.text import TextTower
 from mm.encoders.flame.tower import load_text_tower
+from mm.metrics.scores import accuracy
 
 PAIRS = 128
 """Pairs of one retrieval."""
@@ -102,6 +104,18 @@ def retrieved(model: FlameImageEncoder, tower: TextTower, first: int, count: int
     return {name: sum(block[name] for block in blocks) / len(blocks) for name in names}
 
 
+def read_out(model: FlameImageEncoder, tower: Any, *, seed: int = 0, count: int = 512) -> dict[str, float]:
+    """How often the language model's own head, put on the image vector, prefers the right word among eight."""
+    pairs = scene_pairs("test", count, scenes=ONE_THING, size=model.tower.image_size[0], first=seed * count)
+    vectors, found = embed_pictures(model, pairs.images), {}
+    for name, words, part in (("colour", tuple(COLOURS), 0), ("shape", SHAPES, 1)):
+        ids = tower.tokenizer.convert_tokens_to_ids(list(words))
+        labels = torch.tensor([words.index(label.split()[part]) for label in pairs.labels])
+        found[f"{name}_read_out"] = accuracy(word_scores(tower.backbone, vectors, ids), labels)
+    return found
+
+
 def evaluate(model: Any, *, seed: int) -> dict[str, float]:
     """What `mm zoo verify` asks of the shipped encoder."""
-    return scores(model, load_text_tower(model.config.text), seed=seed)
+    tower = load_text_tower(model.config.text)
+    return scores(model, tower, seed=seed) | read_out(model, tower, seed=seed)

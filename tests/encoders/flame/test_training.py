@@ -11,12 +11,13 @@ from lightning import Trainer
 from PIL import Image
 
 from mm.data.lookups import encode
-from mm.encoders.flame import FacetTextEncoder, FlameVisionConfig, flame_config
+from mm.encoders.flame import FacetTextEncoder, FlameVisionConfig, flame_config, multi_positive_sigmoid_loss
 from mm.encoders.flame.config import vit
 from mm.encoders.flame.data import FlameDataConfig, FlamePairs, PairStream
 from mm.encoders.flame.module import FlameModule, random_crop
 from mm.encoders.flame.pairs import SCENES, digit_pairs, digit_scans, scene_pairs, training_half
 from mm.encoders.flame.positives import draw_positives, embed_captions, row_names, take_rows
+from mm.encoders.flame.readout import word_scores
 from mm.encoders.flame.records import FlameRecords, FlameRecordsConfig
 from mm.training.module import OptimizerConfig
 from mm.zoo.bases import tiny_lm
@@ -259,3 +260,26 @@ def test_a_picture_without_caption_is_named(recorded, module, tmp_path):
     config = FlameRecordsConfig(train=str(tmp_path), stores=(str(root / "long"),), batch_size=2)
     with pytest.raises(ValueError, match=r"(alone|too)\.png: has no caption"):
         next(iter(FlameRecords(config, processor=module.model.processor).train_dataloader()))
+
+
+def test_the_loss_of_stored_rows_is_that_of_fresh_ones(tower, data):
+    """Half precision on the way to the store moves the loss by less than 2e-3."""
+    captions = data._sets["train"].pairs.captions[:8]
+    fresh = torch.cat([tower.encode([c.long], "long", normalize=True) for c in captions])
+    stored = embed_captions(tower, captions)[:, 4:].float()
+    images = torch.nn.functional.normalize(torch.randn(8, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
+    online, offline = (multi_positive_sigmoid_loss(images, texts, 10.0, -10.0) for texts in (fresh, stored))
+    assert not torch.equal(fresh, stored) and abs(float(online - offline)) < 2e-3
+
+
+def test_the_language_models_head_reads_vectors(tower):
+    """Vectors that are the residual stream itself give the language model's own logits."""
+    backbone = tower.backbone
+    ids = torch.arange(5, 11)[None]
+    with torch.no_grad():
+        expected = backbone.model(ids).logits[0]
+        vectors = backbone.hidden_states(ids)[0]
+    assert relative(word_scores(backbone, vectors), expected) < 1e-5
+    assert relative(word_scores(backbone, vectors, [3, 7]), expected[:, [3, 7]]) < 1e-5
+    with pytest.raises(ValueError, match="vectors have 8 channels, the language model 32"):
+        word_scores(backbone, vectors[:, :8])
