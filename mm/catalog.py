@@ -49,9 +49,9 @@ MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
 MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 
 DATA.add("flame", "mm.encoders.flame.data:FlamePairs")
+DATA.add("flame_records", "mm.encoders.flame.records:FlameRecords")
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
-DATA.add("flame_stored", "mm.encoders.flame.store_data:StoredPairs")
 DATA.add("caption_store", "mm.encoders.flame.store_predict:CaptionStoreData")
 
 MODULES.add("flame_embed", "mm.encoders.flame.store_predict:CaptionEmbedding")

@@ -82,7 +82,7 @@ PRESETS = {
     "ViT-B-16": FlameVisionConfig(),
     "ViT-L-14": FlameVisionConfig(tower=vit("ViT-L-14", size=224)),
     "tiny": FlameVisionConfig(
-        tower=vit("ViT-B-16", size=64, patch_size=8, width=96, layers=3, head_width=32, mlp_ratio=2),
+        tower=vit("ViT-B-16", size=48, patch_size=8, width=96, layers=3, head_width=32, mlp_ratio=2),
         text_width=128,
         hidden=256,
         text=TextTowerConfig(language="tiny_lm", layer="-1", templates="world"),

@@ -38,11 +38,11 @@ class FlameDataConfig:
     """The frozen text tower."""
     scenes: SceneConfig = field(default_factory=lambda: SCENES)
     """What scenes contain."""
-    num_scenes: int = 6144
+    num_scenes: int = 4096
     """Drawn scenes."""
-    digit_copies: int = 2
+    digit_copies: int = 1
     """How often an epoch shows the training half of the scanned digits; 0 leaves them out."""
-    size: int = 64
+    size: int = 48
     """Side of the pictures, pixels (H)."""
     positives: int = 6
     """Texts per picture and step (P)."""

@@ -1,13 +1,12 @@
 """What the tiny encoder scores on held-out pictures: zero-shot shape, colour and digit, and retrieval of long captions.
 
-A class is described by a handful of captions; every text embedding has unit length, their mean is the class. Retrieval
-finds a scene among 128 by its long caption and the other way round.
-Dims: C classes, B pictures, D width.
+Retrieval finds a scene among 128 by its long caption and the other way round.
+Dims: B pictures, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,49 +14,31 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
 from mm.data.words import COLOURS, DIGITS, GROUNDS, SHAPES
+from mm.encoders.flame.evaluation import class_vectors, retrieval, text_scores, zero_shot
 from mm.encoders.flame.model import FlameImageEncoder
-from mm.encoders.flame.pairs import DIGIT_RAW, DIGIT_SHORT, SCENES, Pairs, digit_pairs, scene_pairs
+from mm.encoders.flame.pairs import DIGIT_RAW, DIGIT_SHORT, SCENES, digit_pairs, scene_pairs
+from mm.encoders.flame.readout import word_scores
 from mm.encoders.flame.text import TextTower
 from mm.encoders.flame.tower import load_text_tower
-from mm.metrics.scores import accuracy, recall_at_k
+from mm.metrics.scores import accuracy
 
 PAIRS = 128
 """Pairs of one retrieval."""
-Facets = slice
-EVERY = slice(None)
 ONE_THING = replace(SCENES, max_things=1)
-SHORT = ("a {thing} on a {ground} background.", "a picture of a {thing} on a {ground} background.")
-
-
-def shape_prompts(shape: str) -> list[str]:
-    """Captions of a shape in all colours, on all backgrounds."""
-    return [SHORT[i % 2].format(thing=f"{c} {shape}", ground=g) for i, c in enumerate(COLOURS) for g in GROUNDS]
-
-
-def colour_prompts(colour: str) -> list[str]:
-    """Captions of a colour in all shapes, on all backgrounds."""
-    return [SHORT[i % 2].format(thing=f"{colour} {s}", ground=g) for i, s in enumerate(SHAPES) for g in GROUNDS]
-
-
-def digit_prompts(word: str) -> list[str]:
-    """Captions of a digit."""
-    return [form.format(word=word) for form in (*DIGIT_RAW, *DIGIT_SHORT)]
-
-
-def class_vectors(tower: TextTower, prompts: Mapping[str, Sequence[str]], facets: Facets = EVERY) -> Tensor:
-    """One unit vector per class, (C, D) float32: normalised embeddings of its captions, averaged, normalised."""
-    texts = [text for group in prompts.values() for text in group]
-    rows = tower.encode(texts, "short", normalize=True)[:, facets].float().cpu().mean(dim=1)
-    groups = rows.split([len(group) for group in prompts.values()])
-    return F.normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
+SHAPE_PHRASES = tuple(
+    f"a picture of a {colour} {{}} on a {ground} background." for colour in COLOURS for ground in GROUNDS
+)
+COLOUR_PHRASES = tuple(
+    f"a picture of a {{}} {shape} on a {ground} background." for shape in SHAPES for ground in GROUNDS
+)
+DIGIT_PHRASES = tuple(form.format(word="{}") for form in (*DIGIT_RAW, *DIGIT_SHORT))
 
 
 @torch.no_grad()
 def embed_pictures(model: FlameImageEncoder, images: np.ndarray, batch_size: int = 128) -> Tensor:
-    """Unit vectors of pictures (N, H, W, 3) uint8 of the right size, (N, D) float32 on the CPU."""
+    """Unit vectors of pictures (B, H, W, 3) uint8 of the right size, (B, D) float32 on the CPU."""
     values = model.tower.preprocessing
     mean, std = torch.tensor(values.mean).view(3, 1, 1), torch.tensor(values.std).view(3, 1, 1)
     parameter, found = next(model.parameters()), []
@@ -67,25 +48,12 @@ def embed_pictures(model: FlameImageEncoder, images: np.ndarray, batch_size: int
     return torch.cat(found)
 
 
-def zero_shot(pictures: Tensor, labels: Sequence[str], classes: Tensor, names: Sequence[str]) -> float:
-    """Share of pictures (B, D) whose nearest class vector (C, D) is their label."""
-    return accuracy(pictures @ classes.T, torch.tensor([list(names).index(label) for label in labels]))
-
-
-def retrieval(pictures: Tensor, texts: Tensor) -> tuple[float, float]:
-    """R@1 of picture to text and text to picture, mean over blocks of 128 pairs; both (N, D) unit vectors."""
-    right = torch.eye(PAIRS, dtype=torch.bool)
-    found = []
-    for first in range(0, len(pictures) - PAIRS + 1, PAIRS):
-        scores = pictures[first : first + PAIRS] @ texts[first : first + PAIRS].T
-        found.append((recall_at_k(scores, right, 1), recall_at_k(scores.T, right, 1)))
-    to_text, to_picture = zip(*found, strict=True)
-    return sum(to_text) / len(found), sum(to_picture) / len(found)
-
-
-def facet_mean(tower: TextTower, captions: Sequence[str], facets: Facets = EVERY) -> Tensor:
-    """One unit vector per long caption: mean of its un-normalised facets, (B, D) float32."""
-    return F.normalize(tower.encode(captions, "long")[:, facets].float().mean(dim=1), dim=-1).cpu()
+def named(
+    pictures: Tensor, labels: Sequence[str], tower: TextTower, names: Sequence[str], phrases: Sequence[str], one: bool
+) -> float:
+    """Zero-shot accuracy of pictures (B, D); the classes are read through three facets, or through one."""
+    classes = class_vectors(tower, names, phrases, template="single" if one else "short").cpu()
+    return float(zero_shot(pictures, torch.tensor([list(names).index(label) for label in labels]), classes)["top1"])
 
 
 def scores(
@@ -95,7 +63,7 @@ def scores(
     seed: int = 0,
     count: int = 512,
     digits: bool = True,
-    facets: Facets = EVERY,
+    one_facet: bool = False,
 ) -> dict[str, float]:
     """All scores on test pictures.
 
@@ -105,32 +73,49 @@ def scores(
         seed: Which test scenes.
         count: Scenes per score, a multiple of 128.
         digits: Score the held-out half of the scanned digits too.
-        facets: Which facets of a text are used; `slice(0, 1)` is the first alone.
+        one_facet: Read every text through its first facet alone.
     """
     size, first = model.tower.image_size[0], seed * count
-    found: dict[str, float] = {}
     single = scene_pairs("test", count, scenes=ONE_THING, size=size, first=first)
-    pictures = embed_pictures(model, single.images)
-    for name, words, prompts, part in (
-        ("shape", SHAPES, shape_prompts, -1),
-        ("colour", tuple(COLOURS), colour_prompts, 0),
-    ):
-        classes = class_vectors(tower, {word: prompts(word) for word in words}, facets)
-        found[f"{name}_zero_shot"] = zero_shot(pictures, [x.split()[part] for x in single.labels], classes, words)
+    pictures, words = embed_pictures(model, single.images), [label.split() for label in single.labels]
+    shapes, colours = [shape for _, shape in words], [colour for colour, _ in words]
+    found = {
+        "shape_zero_shot": named(pictures, shapes, tower, SHAPES, SHAPE_PHRASES, one_facet),
+        "colour_zero_shot": named(pictures, colours, tower, tuple(COLOURS), COLOUR_PHRASES, one_facet),
+    }
     if digits:
-        found["digit_zero_shot"] = digit_score(model, tower, digit_pairs(held_out=True, size=size), facets)
-    scenes = scene_pairs("test", count, scenes=SCENES, size=size, first=first)
-    texts = facet_mean(tower, [caption.long for caption in scenes.captions], facets)
-    to_text, to_picture = retrieval(embed_pictures(model, scenes.images), texts)
-    return found | {"image_to_text_r1": to_text, "text_to_image_r1": to_picture}
+        held_out = digit_pairs(held_out=True, size=size)
+        pictures = embed_pictures(model, held_out.images)
+        found["digit_zero_shot"] = named(pictures, held_out.labels, tower, DIGITS, DIGIT_PHRASES, one_facet)
+    return found | retrieved(model, tower, first, count, one_facet)
 
 
-def digit_score(model: FlameImageEncoder, tower: TextTower, pairs: Pairs, facets: Facets = EVERY) -> float:
-    """Zero-shot accuracy on scanned digits."""
-    classes = class_vectors(tower, {word: digit_prompts(word) for word in DIGITS}, facets)
-    return zero_shot(embed_pictures(model, pairs.images), pairs.labels, classes, DIGITS)
+def retrieved(model: FlameImageEncoder, tower: TextTower, first: int, count: int, one: bool) -> dict[str, float]:
+    """R@1 both ways between scenes and their long captions, mean over blocks of 128 pairs."""
+    scenes = scene_pairs("test", count, scenes=SCENES, size=model.tower.image_size[0], first=first)
+    pictures = embed_pictures(model, scenes.images)
+    texts = tower.encode([caption.long for caption in scenes.captions], "long").float().cpu()  # (B, K, D)
+    blocks = []
+    for start in range(0, count - PAIRS + 1, PAIRS):
+        part = slice(start, start + PAIRS)
+        similar = text_scores(pictures[part], texts[part], [0] if one else "mean")
+        blocks.append(retrieval(similar, torch.arange(PAIRS), ks=(1,)))
+    names = ("image_to_text_r1", "text_to_image_r1")
+    return {name: sum(block[name] for block in blocks) / len(blocks) for name in names}
+
+
+def read_out(model: FlameImageEncoder, tower: Any, *, seed: int = 0, count: int = 512) -> dict[str, float]:
+    """How often the language model's own head, put on the image vector, prefers the right word among eight."""
+    pairs = scene_pairs("test", count, scenes=ONE_THING, size=model.tower.image_size[0], first=seed * count)
+    vectors, found = embed_pictures(model, pairs.images), {}
+    for name, words, part in (("colour", tuple(COLOURS), 0), ("shape", SHAPES, 1)):
+        ids = tower.tokenizer.convert_tokens_to_ids(list(words))
+        labels = torch.tensor([words.index(label.split()[part]) for label in pairs.labels])
+        found[f"{name}_read_out"] = accuracy(word_scores(tower.backbone, vectors, ids), labels)
+    return found
 
 
 def evaluate(model: Any, *, seed: int) -> dict[str, float]:
     """What `mm zoo verify` asks of the shipped encoder."""
-    return scores(model, load_text_tower(model.config.text), seed=seed)
+    tower = load_text_tower(model.config.text)
+    return scores(model, tower, seed=seed) | read_out(model, tower, seed=seed)

@@ -48,6 +48,11 @@ RECIPES = {
         about="A vision transformer of 0.3 million parameters for pictures of 64 pixels.",
         data="boards of scikit-learn's scanned digits (training part) and drawn scenes with a label per patch",
     ),
+    "flame_tiny": Recipe(
+        config="flame/tiny",
+        about="A vision transformer of 0.3 million parameters, trained on captions that the frozen tiny_lm has read.",
+        data="drawn scenes and one half of scikit-learn's scanned digits, both with captions and no labels",
+    ),
     "lavi_tiny": Recipe(
         config="lavi/tiny",
         about="LaVi on tiny_lm and tiny_vit, both frozen: answers about boards, scenes and clips.",
