@@ -42,6 +42,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return MODELS.names(pattern)
 
 
+MODELS.add("flame_tiny", "mm.encoders.flame.presets:flame_tiny")
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
 MODELS.add("llava_tiny", "mm.zoo.presets:llava_tiny")
 MODELS.add("llava_tiny_256", "mm.zoo.presets:llava_tiny_256")
@@ -49,17 +50,26 @@ MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
 MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 MODELS.add("tiny_vit_256", "mm.zoo.bases:tiny_vit_256")
 
+DATA.add("flame", "mm.encoders.flame.data:FlamePairs")
+DATA.add("flame_records", "mm.encoders.flame.records:FlameRecords")
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
+DATA.add("caption_store", "mm.encoders.flame.store_predict:CaptionStoreData")
 
+MODULES.add("flame_embed", "mm.encoders.flame.store_predict:CaptionEmbedding")
+MODULES.add("flame", "mm.encoders.flame.module:FlameModule")
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 MODULES.add("llava", "mm.training.host:HostModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
+BENCH_FLOPS.add("flame", "mm.encoders.flame.flops:rows")
 BENCH_FLOPS.add("flowcut", "mm.pruning.flops:rows")
+BENCH_LATENCY.add("flame", "mm.encoders.flame.latency:rows")
 BENCH_LATENCY.add("flowcut", "mm.pruning.latency:rows")
+BENCH_LATENCY.add("flame_store", "mm.encoders.flame.store_bench:rows")
 BENCH_LATENCY.add("lavi", "mm.encoders.lavi.latency:rows")
 
+TOUR.add("flame", "mm.encoders.flame.tour:page", about="FLAME: a frozen language model as text tower")
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
 TOUR.add("flowcut", "mm.pruning.tour:page", about="FlowCut: fewer visual tokens")
 
@@ -68,6 +78,7 @@ EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
 EVALUATORS.add("llava_tiny", "mm.zoo.evaluate:answering")
 EVALUATORS.add("tiny_vit_256", "mm.zoo.evaluate:tower_wide")
 EVALUATORS.add("llava_tiny_256", "mm.zoo.evaluate:answering_wide")
+EVALUATORS.add("flame_tiny", "mm.encoders.flame.trial:evaluate")
 EVALUATORS.add("lavi_tiny", "mm.encoders.lavi.evaluate:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
@@ -79,5 +90,6 @@ VERBS.add("predict", "mm.training.cli:predict", about="write the predictions of 
 VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about one or more pictures")
 VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
 VERBS.add("cad", "mm.cad.command:run", about="CAD programs: convert, build, score")
+VERBS.add("flame", "mm.encoders.flame.command:run", about="embed captions once; classify and search pictures by text")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")

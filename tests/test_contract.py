@@ -60,6 +60,7 @@ CASES = {
     "LanguageBase": Case(words, lambda result: result.logits),
     "TowerBase": Case(pixels, lambda result: result.tokens),
     "VisionLanguageModel": Case(questions, lambda result: result.logits),
+    "FlameImageEncoder": Case(pixels, lambda result: result, without_gradient=("logit_scale", "logit_bias")),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
 }
 """Class name -> its case."""
@@ -69,6 +70,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny_lm": LANGUAGE,
     "llava_tiny": LANGUAGE,
     "llava_tiny_256": LANGUAGE,
+    "flame_tiny": {"width": 32, "layers": 2, "text_width": 24},
     "lavi_tiny": LANGUAGE,
     "tiny_vit": {"embed_dim": 32, "depth": 2},
     "tiny_vit_256": {"embed_dim": 32, "depth": 2},

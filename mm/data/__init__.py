@@ -21,6 +21,7 @@ _HOMES = {
     "image_folder": ("ImageFolder",),
     "webdataset": ("WebDatasetShards",),
     "hf_datasets": ("HFDataset",),
+    "caption_table": ("CaptionTable",),
     "collate": ("collate",),
     "contact_sheet": ("contact_sheet",),
     "module": ("ProceduralConfig", "ProceduralData"),

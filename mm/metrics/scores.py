@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -67,17 +67,33 @@ def recall_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
         >>> recall_at_k(torch.eye(3), torch.eye(3, dtype=torch.bool), k=1)
         1.0
     """
+    return torch.stack([found.float().mean() for found in _found_at_k(scores, relevant, k)]).mean().item()
+
+
+def hit_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
+    """Share of queries with at least one relevant item among the first k: what image-text retrieval calls R@k.
+
+    Arguments, ties and errors as `recall_at_k`; with one relevant item per query both are the same.
+
+    Example:
+        >>> scores, relevant = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[True, True, False]])
+        >>> hit_at_k(scores, relevant, 1), recall_at_k(scores, relevant, 1)
+        (1.0, 0.5)
+    """
+    return torch.stack([found.any().float() for found in _found_at_k(scores, relevant, k)]).mean().item()
+
+
+def _found_at_k(scores: Tensor, relevant: Tensor, k: int) -> Iterator[Tensor]:
+    """For every query: which of its relevant items are among the first k, (R,) bool."""
     if scores.shape != relevant.shape or not 1 <= k <= scores.shape[1]:
         raise ValueError(f"need one shape and 1 <= k <= N, got {tuple(scores.shape)}, {tuple(relevant.shape)}, k={k}")
     if not relevant.any(dim=1).all():
         raise ValueError(f"query {int((~relevant.any(dim=1)).nonzero()[0])} has no relevant item")
-    found = []
     for row, wanted in zip(scores, relevant, strict=True):
         hits = row[wanted].sort(descending=True).values  # (R,)
         ahead = (row[~wanted][None] >= hits[:, None]).sum(dim=1)  # irrelevant items before each, ties against us
         place = ahead + torch.arange(len(hits), device=row.device)
-        found.append(((place < k) & ~hits.isnan()).float().mean())
-    return torch.stack(found).mean().item()
+        yield (place < k) & ~hits.isnan()
 
 
 def token_nll(logits: Tensor, labels: Tensor) -> tuple[float, int]:

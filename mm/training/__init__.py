@@ -11,13 +11,23 @@ from typing import Any
 _PLACES = {
     "EMA": "mm.training.ema",
     "FeatureCache": "mm.training.feature_cache",
-    "FeatureWriter": "mm.training.feature_cache",
+    "FeatureJob": "mm.training.feature_job",
+    "FeatureWriter": "mm.training.feature_writer",
     "GroupRule": "mm.training.param_groups",
     "OptimizerConfig": "mm.training.module",
     "TrainingModule": "mm.training.module",
     "schedule_factor": "mm.training.schedule",
 }
-__all__ = ["EMA", "FeatureCache", "FeatureWriter", "GroupRule", "OptimizerConfig", "TrainingModule", "schedule_factor"]
+__all__ = [
+    "EMA",
+    "FeatureCache",
+    "FeatureJob",
+    "FeatureWriter",
+    "GroupRule",
+    "OptimizerConfig",
+    "TrainingModule",
+    "schedule_factor",
+]
 
 
 def __getattr__(name: str) -> Any:

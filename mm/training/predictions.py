@@ -52,7 +52,7 @@ class JsonLines(BasePredictionWriter):
         if not isinstance(prediction, list) or not all(isinstance(row, dict) for row in prediction):
             raise ValueError(
                 f"{type(pl_module).__name__}.predict_step must return a list of dicts, one per sample, got "
-                f"{type(prediction).__name__}; tensors go through mm.training.feature_cache.FeatureWriter"
+                f"{type(prediction).__name__}; tensors go through mm.training.FeatureWriter"
             )
         try:
             lines = [json.dumps(row, ensure_ascii=False) for row in prediction]

@@ -113,8 +113,8 @@ class Run(LightningCLI):
             raise ValueError(source + sentence(str(error))) from error
 
     def after_instantiate_classes(self) -> None:
-        """Only modules that log, resume and schedule as this toolkit promises."""
-        if not isinstance(self.model, TrainingModule):
+        """Only modules that log, resume and schedule as this toolkit promises; `predict` needs nothing of that."""
+        if self.verb != "predict" and not isinstance(self.model, TrainingModule):
             raise ValueError(f"model: {type(self.model).__name__} must extend mm.training.TrainingModule")
 
     @property

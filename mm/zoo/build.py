@@ -54,6 +54,11 @@ RECIPES = {
         "asked what is where.",
         data="drawn wide scenes (small things in large pictures) with a label per patch and per place",
     ),
+    "flame_tiny": Recipe(
+        config="flame/tiny",
+        about="A vision transformer of 0.3 million parameters, trained on captions that the frozen tiny_lm has read.",
+        data="drawn scenes and one half of scikit-learn's scanned digits, both with captions and no labels",
+    ),
     "lavi_tiny": Recipe(
         config="lavi/tiny",
         about="LaVi on tiny_lm and tiny_vit, both frozen: answers about boards, scenes and clips.",
