@@ -224,7 +224,7 @@ class DiffusionConfig:
     condition_dropout: float = 0.1
     """Share of training samples without condition. Deviation: not stated in the paper; decided per sample."""
     steps: int = 25
-    """Sampling steps if the caller names none. Deviation: the released code takes 50, the paper sees little after 25."""
+    """Sampling steps if the caller names none. Deviation: released code 50; little is gained after 25."""
     guidance: float = 2.0
     """Classifier-free guidance w in v_u + w (v_c - v_u); 1 is off."""
     eta: float = 1.0
