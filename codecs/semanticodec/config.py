@@ -211,8 +211,12 @@ class UNetConfig:
 class DiffusionConfig:
     """Noise schedule and the defaults of sampling."""
 
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """cosine: zero terminal SNR (paper); linear: squares of a linspace, what the released configuration builds."""
+    schedule: Literal["cosine", "linear", "stored"] = "cosine"
+    """cosine: zero terminal SNR (paper); linear: squares of a linspace, what the released configuration builds;
+    stored: another table, which came with the weights."""
+    spacing: Literal["leading", "trailing"] = "leading"
+    """Sampling timesteps: leading never reaches the last one (released rule), trailing starts there and is right for a
+    model trained with zero terminal SNR."""
     timesteps: int = 1000
     """Training steps of the chain."""
     linear_start: float = 0.0015
@@ -231,7 +235,8 @@ class DiffusionConfig:
     """Noise of DDIM: 1 is ancestral (the released default), 0 is deterministic."""
 
     def __post_init__(self) -> None:
-        _require(self.schedule in ("cosine", "linear"), f"schedule must be cosine or linear, got {self.schedule!r}")
+        _require(self.schedule in ("cosine", "linear", "stored"), f"unknown schedule {self.schedule!r}")
+        _require(self.spacing in ("leading", "trailing"), f"spacing must be leading or trailing, got {self.spacing!r}")
         _require(0 <= self.condition_dropout < 1, f"condition_dropout must lie in [0, 1), got {self.condition_dropout}")
 
 
