@@ -42,6 +42,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return MODELS.names(pattern)
 
 
+MODELS.add("semanticodec_tiny", "mm.codecs.semanticodec.presets:semanticodec_tiny")
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
 MODELS.add("llava_tiny", "mm.zoo.presets:llava_tiny")
 MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
@@ -73,5 +74,6 @@ VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its 
 VERBS.add("predict", "mm.training.cli:predict", about="write the predictions of a training run")
 VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about one or more pictures")
 VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
+VERBS.add("codec", "mm.codecs.semanticodec.command:run", about="sound to discrete tokens and back: SemantiCodec")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")
