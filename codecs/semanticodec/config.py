@@ -374,7 +374,7 @@ def tiny() -> SemantiCodecConfig:
         encoder=encoder,
         quantizer=QuantizerConfig(semantic_vocabs=(64, 128, 256), acoustic_vocab=256, revive_below=0.02),
         decoder=DecoderConfig(
-            vae=VaeConfig(width=16, multipliers=(1, 2, 2), res_blocks=1, norm_groups=4),
+            vae=VaeConfig(width=8, multipliers=(1, 2, 2), res_blocks=1, norm_groups=4),
             unet=UNetConfig(
                 context_width=width + position,
                 width=24,
@@ -385,7 +385,7 @@ def tiny() -> SemantiCodecConfig:
                 norm_groups=4,
             ),
             diffusion=DiffusionConfig(spacing="trailing"),
-            vocoder=VocoderConfig(width=48),
+            vocoder=VocoderConfig(width=64, rates=(8, 5, 4), kernels=(16, 15, 8), res_kernels=(3, 7), dilations=(1, 3)),
             feature_width=width,
             position_width=position,
             window_tokens=encoder.segment_tokens,
