@@ -50,14 +50,20 @@ MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
+DATA.add("sounds", "mm.codecs.semanticodec.sound_data:SoundData")
 
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 MODULES.add("llava", "mm.training.host:HostModule")
+MODULES.add("semanticodec_joint", "mm.codecs.semanticodec.joint_module:JointModule")
+MODULES.add("semanticodec_vae", "mm.codecs.semanticodec.vae_module:VaeModule")
+MODULES.add("semanticodec_vocoder", "mm.codecs.semanticodec.vocoder_module:VocoderModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
 BENCH_FLOPS.add("flowcut", "mm.pruning.flops:rows")
+BENCH_FLOPS.add("semanticodec", "mm.codecs.semanticodec.flops:rows")
 BENCH_LATENCY.add("flowcut", "mm.pruning.latency:rows")
 BENCH_LATENCY.add("lavi", "mm.encoders.lavi.latency:rows")
+BENCH_LATENCY.add("semanticodec", "mm.codecs.semanticodec.latency:rows")
 
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
 
