@@ -381,7 +381,7 @@ def tiny() -> SemantiCodecConfig:
                 multipliers=(1, 1, 2),
                 res_blocks=1,
                 attention_factors=(2, 4),
-                head_width=10,
+                head_width=8,
                 norm_groups=4,
             ),
             diffusion=DiffusionConfig(spacing="trailing"),

@@ -59,7 +59,10 @@ class JointModule(CodecStage):
             scale.copy_(1 / self.all_gather(spread).mean())
 
     def compute_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """Loss of a batch of `waves` (or of what the frozen parts made of them, see `_encoded`); in evaluation also that of conditions handed to the wrong sample."""
+        """Loss of a batch of `waves`, or of what the frozen parts made of them; evaluation adds a control.
+
+        The control hands every condition to the wrong sample.
+        """
         latents = self._posterior_sample(batch) * self.model.decoder.scale_factor
         encoded = self._encoded(batch)
         features = self._dropped(self._varied(encoded))
