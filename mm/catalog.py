@@ -54,6 +54,8 @@ DATA.add("sounds", "mm.codecs.semanticodec.sound_data:SoundData")
 
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
 MODULES.add("llava", "mm.training.host:HostModule")
+MODULES.add("semanticodec_audiomae", "mm.codecs.semanticodec.audiomae_module:AudioMaeModule")
+MODULES.add("semanticodec_codebooks", "mm.codecs.semanticodec.codebook_module:CodebookModule")
 MODULES.add("semanticodec_joint", "mm.codecs.semanticodec.joint_module:JointModule")
 MODULES.add("semanticodec_vae", "mm.codecs.semanticodec.vae_module:VaeModule")
 MODULES.add("semanticodec_vocoder", "mm.codecs.semanticodec.vocoder_module:VocoderModule")

@@ -27,6 +27,8 @@ class Encoded(NamedTuple):
     """(B, N, 2) int64: semantic, acoustic."""
     condition: Tensor
     """Decoder input [acoustic ; semantic], (B, N, 2D), padded positions at -1."""
+    unquantized: Tensor
+    """The same from the vectors in front of both codebooks: a control, and the upper limit of what tokens can carry."""
     keep: Tensor
     """True where a token position holds sound, (B, N) bool."""
     loss: Tensor
@@ -87,11 +89,12 @@ class SemantiCodecEncoder(nn.Module):
         codes = self.semantic.encode(features, vocab)
         semantic = self.semantic.lookup(codes, vocab).to(features.dtype)
         # Deviation: padding is left out of the codebook's statistics; the released training counts it.
-        acoustic = self.quantizer(self.acoustic(features, semantic, keep), keep)
-        condition = torch.cat([acoustic.quantized, semantic], dim=-1)
+        vectors = self.acoustic(features, semantic, keep)
+        acoustic = self.quantizer(vectors, keep)
         return Encoded(
             torch.stack([codes, acoustic.codes], dim=-1),
-            torch.where(keep[..., None], condition, PADDED),
+            torch.where(keep[..., None], torch.cat([acoustic.quantized, semantic], dim=-1), PADDED),
+            torch.where(keep[..., None], torch.cat([vectors, features], dim=-1), PADDED),
             keep,
             acoustic.loss,
         )

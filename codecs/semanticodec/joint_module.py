@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mm.codecs.semanticodec.encoder import Encoded
 from mm.codecs.semanticodec.stage import CodecStage, start_codec
+from mm.codecs.semanticodec.vae import Posterior
 from mm.training.module import OptimizerConfig
 
 
@@ -29,6 +31,8 @@ class JointModule(CodecStage):
         preset: Sizes of a fresh codec.
         seed: Of its weights.
         random_vocabulary: Draw a semantic codebook per batch; False trains on the largest alone.
+        semantic_only_share: Share of samples whose acoustic features are zero, so that semantic tokens decode alone.
+        unquantized_share: Share of samples with features in front of the codebooks (a control; the paper has none).
         optimizer: Optimiser and schedule.
     """
 
@@ -38,11 +42,14 @@ class JointModule(CodecStage):
         preset: str = "semanticodec_tiny",
         seed: int = 0,
         random_vocabulary: bool = True,
+        semantic_only_share: float = 0.0,
+        unquantized_share: float = 0.0,
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         model = start_codec(codec, preset, seed)
         super().__init__(model, [model.encoder.acoustic, model.decoder.unet], optimizer)
         self.random_vocabulary = random_vocabulary
+        self.semantic_only_share, self.unquantized_share = semantic_only_share, unquantized_share
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """The first batch of a fresh codec sets the scale of its latents: one over their spread."""
@@ -55,10 +62,13 @@ class JointModule(CodecStage):
             scale.copy_(1 / spread)
 
     def compute_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """Loss of a batch of `waves`; in evaluation also that of conditions handed to the wrong sample."""
+        """Loss of a batch of `waves`, or of what the frozen parts made of them; evaluation adds a control.
+
+        The control hands every condition to the wrong sample.
+        """
         latents = self._posterior_sample(batch) * self.model.decoder.scale_factor
-        encoded = self.model.encoder(self.model.bank(batch["waves"]), vocab=self._vocabulary())
-        features = self._dropped(encoded.condition)
+        encoded = self._encoded(batch)
+        features = self._dropped(self._varied(encoded))
         generator = self.random()
         timesteps = torch.randint(
             self.model.decoder.schedule.num_timesteps, (len(latents),), generator=generator, device=self.device
@@ -82,6 +92,23 @@ class JointModule(CodecStage):
             return choices[-1]
         return choices[int(torch.randint(len(choices), ()))]
 
+    def _encoded(self, batch: dict[str, Any]) -> Encoded:
+        """From `waves`, or from `features` and `keep` that an earlier pass of the frozen extractor has left."""
+        encoder, vocab = self.model.encoder, self._vocabulary()
+        if "features" in batch:
+            return encoder.quantize(batch["features"], batch["keep"], vocab=vocab)
+        return encoder(self.model.bank(batch["waves"]), vocab=vocab)  # type: ignore[no-any-return]
+
+    def _varied(self, encoded: Encoded) -> Tensor:
+        """Some samples without acoustic features, some with unquantised ones, while training."""
+        features = encoded.condition
+        if not self.training:
+            return features
+        draw = torch.rand(len(features), device=features.device)[:, None, None]
+        acoustic = torch.arange(features.shape[-1], device=features.device) < features.shape[-1] // 2
+        features = torch.where((draw < self.semantic_only_share) & acoustic, 0.0, features)
+        return torch.where(draw > 1 - self.unquantized_share, encoded.unquantized, features)
+
     def _dropped(self, features: Tensor) -> Tensor:
         """Some samples without condition: zeros as features, while training."""
         share = self.model.config.decoder.diffusion.condition_dropout if self.training else 0.0
@@ -91,4 +118,7 @@ class JointModule(CodecStage):
     @torch.no_grad()
     def _posterior_sample(self, batch: dict[str, Any]) -> Tensor:
         """Unscaled latents (B, Z, T / 4, F / 4)."""
+        if "moments" in batch:
+            mean, log_variance = batch["moments"].chunk(2, dim=1)
+            return Posterior(mean=mean, log_variance=log_variance).sample(self.random())
         return self.model.decoder.vae.encode(self.mel(batch)).sample(self.random())
