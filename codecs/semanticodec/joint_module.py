@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm.codecs.semanticodec.encoder import Encoded
 from mm.codecs.quantize import perplexity
+from mm.codecs.semanticodec.encoder import Encoded
 from mm.codecs.semanticodec.stage import CodecStage, start_codec
 from mm.codecs.semanticodec.vae import Posterior
 from mm.training.module import OptimizerConfig
