@@ -1,0 +1,104 @@
+"""SemantiCodec's page of the tour: sounds before and after, bit rates, controls, what tokens say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+
+from mm.checkpoint import load
+from mm.codecs.semanticodec.codec import SemantiCodec
+from mm.codecs.semanticodec.config import VOCABULARIES, paper
+from mm.codecs.semanticodec.evaluate import evaluate, held_out
+from mm.codecs.semanticodec.flops import rows as flops_rows
+from mm.codecs.semanticodec.mel import LogMel
+from mm.codecs.semanticodec.sounds import DOMAINS
+
+if TYPE_CHECKING:
+    from mm.app.report import Page
+
+SHOWN = 3
+
+
+def page(page: Page) -> None:
+    """Fill the page."""
+    codec = load("semanticodec_tiny")
+    if not isinstance(codec, SemantiCodec):
+        raise TypeError("semanticodec_tiny must be a SemantiCodec")
+    page.text(
+        "SemantiCodec writes sound as pairs of tokens: a semantic one, the nearest of frozen k-means centres of a "
+        "self-supervised network's features, and an acoustic one for what that lost. A diffusion network paints the "
+        "mel spectrogram back and a vocoder makes it sound. The small codec below knows made sounds only; it shows the "
+        "method, not the quality of the published models."
+    )
+    _sounds(page, codec)
+    _scores(page, codec)
+    _rates(page, codec)
+
+
+def _sounds(page: Page, codec: SemantiCodec) -> None:
+    import matplotlib.pyplot as plt
+
+    page.heading("Before and after")
+    sounds = held_out(codec, page.seed, SHOWN)
+    waves = sounds["waves"][:, : codec.config.encoder.segment_samples]
+    decoded = codec.decode(codec.encode(waves, codec.sample_rate), seed=page.seed)[:, 0, : waves.shape[1]]
+    mel = LogMel(codec.config.decoder.vae.mel_bins)
+    figure, axes = plt.subplots(2, SHOWN, figsize=(3.4 * SHOWN, 4.2), sharex=True, sharey=True)
+    for column in range(SHOWN):
+        for row, (name, wave) in enumerate((("source", waves), ("decoded", decoded))):
+            picture = rearrange(mel(wave[column : column + 1]), "1 t f -> f t")
+            axes[row, column].imshow(picture, origin="lower", aspect="auto", cmap="magma", extent=(0, 1.28, 0, 64))
+            axes[row, column].set_title(f"{DOMAINS[int(sounds['domains'][column])]}, {name}", fontsize=9)
+    for axis in axes[1]:
+        axis.set_xlabel("seconds")
+    axes[0, 0].set_ylabel("mel bin")
+    axes[1, 0].set_ylabel("mel bin")
+    page.figure(figure, f"Held-out made sounds and what {codec.bitrate:.0f} bits per second of them decode to.")
+
+
+def _scores(page: Page, codec: SemantiCodec) -> None:
+    page.heading("Controls")
+    found = evaluate(codec, seed=page.seed, count=32)
+    rows = [
+        {"decoded from": label, "mel error (mean |difference| of the natural logarithm)": found[f"mel_error_{name}"]}
+        for name, label in (
+            ("unquantized", "features in front of both codebooks"),
+            ("tokens", "semantic and acoustic tokens"),
+            ("semantic_only", "semantic tokens alone"),
+            ("shuffled", "tokens of another sound"),
+        )
+    ]
+    page.table(rows, "32 held-out sounds, 10 steps, the same noise for all rows", key="controls")
+    page.table(
+        [
+            {"question": "own source among 16, from tokens", "share": found["retrieval_top1"], "chance": 1 / 16},
+            {"question": "the same, shuffled tokens", "share": found["retrieval_top1_shuffled"], "chance": 1 / 16},
+            {"question": "speech, music or other? semantic tokens", "share": found["probe_semantic"], "chance": 1 / 3},
+            {"question": "the same, acoustic tokens", "share": found["probe_acoustic"], "chance": 1 / 3},
+            {"question": "the same, shuffled labels", "share": found["probe_shuffled_labels"], "chance": 1 / 3},
+        ],
+        "Retrieval of the source, and a linear probe on averaged codewords",
+        key="retrieval",
+    )
+
+
+def _rates(page: Page, codec: SemantiCodec) -> None:
+    page.heading("Bit rates")
+    rows = []
+    for rate in (25, 50, 100):
+        with torch.device("meta"):
+            published = SemantiCodec(paper(rate))
+        rows.append(
+            {"tokens per second": rate}
+            | {f"vocabulary {vocab}": f"{published.bitrate_of(vocab) / 1000:g} kbit/s" for vocab in VOCABULARIES}
+        )
+    page.table(rows, "The published sizes; the acoustic vocabulary is 8192", key="bit_rates")
+    page.table(
+        [{"vocabulary": vocab, "bit/s": codec.bitrate_of(vocab)} for vocab in codec.semantic_vocabs],
+        "The small codec, 50 tokens per second",
+        key="tiny_bit_rates",
+    )
+    page.heading("At full size")
+    page.table(flops_rows(), "Operations of decoding", key="full_size")
