@@ -1,7 +1,7 @@
 """Written conversations that show a model the protocol before it learns when to use it.
 
-Half of them answer at once, half ask first, for easy and hard questions alike, so that reinforcement learning starts from
-a model that does both.
+Half of them answer at once, half ask first, for easy and hard questions alike, so that reinforcement learning starts
+from a model that does both.
 Dims: B conversations, N tokens.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -47,7 +46,9 @@ def written_trace(
 
     turns = [written(ANSWERING.replace("{answer}", answer))]
     if asks:
-        observation = Turn(protocol.observation_ids(protocol.image_turn(), tokenizer), generated=False, grids=[grids[1]])
+        observation = Turn(
+            protocol.observation_ids(protocol.image_turn(), tokenizer), generated=False, grids=[grids[1]]
+        )
         turns = [written(ASKING), observation, *turns]
     return Trajectory(protocol.prompt_ids(question, tokenizer), [grids[0]], turns)
 
@@ -71,7 +72,10 @@ def packed_batch(
     """
     lengths = [_lengths(trajectory, tokens) for trajectory in trajectories]
     packed: PackedTrajectories = pack_trajectories(
-        trajectories, prompt_length=max(p for p, _ in lengths), response_length=max(r for _, r in lengths), tokens=tokens
+        trajectories,
+        prompt_length=max(p for p, _ in lengths),
+        response_length=max(r for _, r in lengths),
+        tokens=tokens,
     )
     shown = [image for group, kept in zip(images, packed.grids, strict=True) for image in group[: len(kept)]]
     found = processor.image_processor(images=shown, return_tensors="pt")
@@ -100,7 +104,11 @@ def log_probs(vlm: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor,
 
 
 def trace_batch(
-    samples: Sequence[Any], asks: Sequence[bool], processor: Any, tokens: SpecialTokens, protocol: ToolProtocol,
+    samples: Sequence[Any],
+    asks: Sequence[bool],
+    processor: Any,
+    tokens: SpecialTokens,
+    protocol: ToolProtocol,
     policy: ResolutionPolicy,
 ) -> dict[str, Tensor]:
     """Samples with `image`, `question` and `answer` -> one batch of written conversations, see `packed_batch`."""

@@ -1,8 +1,8 @@
-"""Pictures with an easy and a hard question each: the colour of a flag survives half the resolution, its weave does not.
+"""Pictures with an easy and a hard question each: colour survives half the resolution, the weave does not.
 
-The upper half of a picture is one colour with noise. The lower half carries two fields of single-pixel weave, rows, columns or
-checks; at half the side each becomes the same grey, so that nine weaves can only be told apart in the full picture. Every picture
-comes with both questions, so that no policy can tell hard from easy by looking.
+The upper half of a picture is one colour with noise. The lower half carries two fields of single-pixel weave: rows,
+columns or checks. At half the side each becomes the same grey: the nine weaves can only be told apart in the full
+picture. Every picture comes with both questions, so that no policy can tell hard from easy by looking.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def weave_sample(seed: int) -> WeaveSample:
     colour, weave = int(rng.integers(9)), int(rng.integers(9))
     pixels = np.empty((SIDE, SIDE, 3))
     pixels[: SIDE // 2] = list(COLOURS.values())[colour] + rng.normal(0, 12, (SIDE // 2, SIDE, 3))
-    fields = [_field(weave // 3), _field(weave % 3)]
-    pixels[SIDE // 2 :] = np.concatenate(fields, 1)[..., None] + rng.normal(0, 6, (SIDE // 2, SIDE, 3))
+    fields = [_field(which, int(rng.integers(2)), rng.normal(125, 15)) for which in (weave // 3, weave % 3)]
+    pixels[SIDE // 2 :] = np.concatenate(fields, 1)[..., None] + rng.normal(0, 10, (SIDE // 2, SIDE, 3))
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     kind: Kind = "hard" if seed % 2 else "easy"
     answer = WEAVES[weave] if kind == "hard" else list(COLOURS)[colour]
@@ -68,7 +68,10 @@ def words() -> list[str]:
     return [*QUESTIONS.values(), *COLOURS, *WEAVES, "look"]
 
 
-def _field(which: int) -> np.ndarray:
-    """(16, 16) of alternating dark and light pixels: rows, columns or checks; the mean is the same."""
+def _field(which: int, phase: int, mean: float) -> np.ndarray:
+    """(16, 16) of alternating dark and light pixels in rows, columns or checks.
+
+    Phase and mean are drawn, so that what little of the pattern leaks through the filter at borders says nothing.
+    """
     row, column = np.indices((SIDE // 2, SIDE // 2))
-    return np.where((row, column, row + column)[which] % 2, 190.0, 60.0)
+    return np.where(((row, column, row + column)[which] + phase) % 2, mean + 65, mean - 65)
