@@ -56,11 +56,23 @@ def questions(model: Any) -> dict[str, Tensor]:
     return model.prepare(pictures(), QUESTIONS, padding_side="right")
 
 
+def conversations(model: Any) -> dict[str, Tensor]:
+    from mm.pruning.visionthink.tiny import TINY_POLICY, TINY_PROTOCOL
+    from mm.pruning.visionthink.traces import trace_batch
+    from mm.pruning.visionthink.weaves import weave_sample
+
+    samples, tokens = [weave_sample(0), weave_sample(1)], model.generator().tokens
+    batch = trace_batch(samples, [True, False], model.processor, tokens, TINY_PROTOCOL, TINY_POLICY)
+    batch["attention_mask"] = batch["attention_mask"].long()
+    return {name: tensor for name, tensor in batch.items() if name != "loss_mask"}
+
+
 CASES = {
     "LanguageBase": Case(words, lambda result: result.logits),
     "TowerBase": Case(pixels, lambda result: result.tokens),
     "VisionLanguageModel": Case(questions, lambda result: result.logits),
     "FlameImageEncoder": Case(pixels, lambda result: result, without_gradient=("logit_scale", "logit_bias")),
+    "VisionThinkModel": Case(conversations, lambda result: result.logits),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
 }
 """Class name -> its case."""
@@ -74,6 +86,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "lavi_tiny": LANGUAGE,
     "tiny_vit": {"embed_dim": 32, "depth": 2},
     "tiny_vit_256": {"embed_dim": 32, "depth": 2},
+    "visionthink_tiny": {"width": 32, "layers": 2, "vision_width": 32, "vision_layers": 1},
 }
 """Preset -> smaller sizes for this file."""
 

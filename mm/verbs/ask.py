@@ -18,11 +18,21 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     parser.add_argument("--prompt", required=True, help="the question")
-    parser.add_argument(
-        "--model", default="lavi_tiny", help="shipped name, model folder or hub id (default: lavi_tiny)"
-    )
+    parser.add_argument("--model", help="shipped name, model folder or hub id (default: lavi_tiny)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    parser.add_argument("--adaptive", action="store_true", help="look at a quarter of the pixels first (VisionThink)")
+    parser.add_argument(
+        "--mode", choices=("auto", "never", "always"), default="auto", help="with --adaptive: who decides to see more"
+    )
+    parser.add_argument(
+        "--call-bias",
+        type=float,
+        default=0.0,
+        metavar="B",
+        help="with --adaptive: above 0 asks more often, below 0 less",
+    )
     arguments = parser.parse_args(argv)
+    arguments.model = arguments.model or ("visionthink_tiny" if arguments.adaptive else "lavi_tiny")
     if not arguments.prompt.strip():
         raise ValueError("--prompt is empty; write a question")
 
@@ -31,6 +41,10 @@ def run(argv: list[str]) -> int:
 
     images = [load_image(path) for path in arguments.images]
     model: Any = mm.load(arguments.model, device=arguments.device)
+    if arguments.adaptive:
+        from mm.pruning.visionthink.command import answer as adaptively
+
+        return adaptively(model, images, arguments)
     if not hasattr(model, "ask"):
         raise ValueError(f"--model {arguments.model}: a {type(model).__name__} does not answer questions")
     start = time.perf_counter()

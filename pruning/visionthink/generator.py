@@ -286,7 +286,7 @@ class AdaptiveGenerator:
 
 def _pictures(group: Any, index: int) -> list[Image.Image]:
     entries = list(group) if isinstance(group, (list, tuple)) else [group]
-    if not entries or entries == [None]:
+    if not entries or entries[0] is None:
         raise ValueError(f"question {index} has no picture; a first look needs one")
     return [load_image(entry, name=f"question {index}, picture {i}") for i, entry in enumerate(entries)]
 

@@ -1,0 +1,74 @@
+"""What adaptive answering gets right and what it spends, against never and always asking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from mm.data.split import Split
+from mm.pruning.visionthink.generator import AdaptiveAnswer
+from mm.pruning.visionthink.model import VisionThinkModel
+from mm.pruning.visionthink.weaves import WeaveSample, weave_sample
+
+BIASES = (-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0)
+
+
+def held_out(count: int, seed: int = 0) -> list[WeaveSample]:
+    """Test samples, easy and hard questions in turn on the same pictures."""
+    first = Split("test").seeds[2 * seed * count]
+    return [weave_sample(first + first % 2 + index) for index in range(count)]
+
+
+def answers(model: VisionThinkModel, samples: Sequence[WeaveSample], **options: Any) -> list[AdaptiveAnswer]:
+    """Greedy answers to all samples; options as for `AdaptiveGenerator`."""
+    generate = model.generator(batch_size=64, **options)
+    found: list[AdaptiveAnswer] = generate([s.image for s in samples], [s.question for s in samples])
+    return found
+
+
+def scores(samples: Sequence[WeaveSample], found: Sequence[AdaptiveAnswer]) -> dict[str, float]:
+    """Accuracy and share of calls for easy and hard questions, and the mean share of visual tokens spent."""
+    rows = list(zip(samples, found, strict=True))
+    result = {}
+    for kind in ("easy", "hard"):
+        part = [(sample, answer) for sample, answer in rows if sample.kind == kind]
+        result[f"{kind}_accuracy"] = sum(a.answer == s.answer for s, a in part) / len(part)
+        result[f"{kind}_calls"] = sum(a.called for _, a in part) / len(part)
+    result["accuracy"] = (result["easy_accuracy"] + result["hard_accuracy"]) / 2
+    result["retain_ratio"] = sum(a.retain_ratio for _, a in rows) / len(rows)
+    return result
+
+
+def evaluate(model: VisionThinkModel, *, seed: int = 0, count: int = 256) -> dict[str, float]:
+    """The scores of the shipped demonstration, with its controls.
+
+    Args:
+        model: The demonstration.
+        seed: Which part of the test samples.
+        count: Samples, half of them hard.
+    """
+    samples = held_out(count, seed)
+    auto, never, always = (scores(samples, answers(model, samples, mode=m)) for m in ("auto", "never", "always"))
+    return {
+        **auto,
+        "accuracy_always": always["accuracy"],
+        "retain_ratio_always": always["retain_ratio"],
+        "hard_accuracy_never": never["hard_accuracy"],
+        "hard_accuracy_blank": scores(samples, blank_second(model, samples))["hard_accuracy"],
+    }
+
+
+def blank_second(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> list[AdaptiveAnswer]:
+    """The control in which every full picture is grey."""
+    generate = model.generator(batch_size=64)
+    full = generate.full_look
+    generate.full_look = lambda eye, images: full(eye, [Image.new("RGB", i.size, (125, 125, 125)) for i in images])
+    found: list[AdaptiveAnswer] = generate([s.image for s in samples], [s.question for s in samples])
+    return found
+
+
+def curve(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> list[dict[str, float]]:
+    """Accuracy and cost over `call_bias`, one row per value of `BIASES`."""
+    return [{"call_bias": b, **scores(samples, answers(model, samples, call_bias=b))} for b in BIASES]
