@@ -32,6 +32,7 @@ class WarmStartModule(TrainingModule):
 
     Args:
         sizes: Fields of `TinySizes`.
+        answer_weight: How much the word of an answer counts beside the words around it, which are soon known.
         seed: Of the random weights.
         optimizer: Optimiser and schedule.
     """
@@ -39,15 +40,25 @@ class WarmStartModule(TrainingModule):
     model: VisionThinkModel
 
     def __init__(
-        self, sizes: dict[str, int] | None = None, seed: int = 0, optimizer: OptimizerConfig | None = None
+        self,
+        sizes: dict[str, int] | None = None,
+        answer_weight: float = 10.0,
+        seed: int = 0,
+        optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__(visionthink_tiny(seed, **(sizes or {})).train(), optimizer)
+        self.answer_weight = answer_weight
+        self.before_answer: int = self.model.processor.tokenizer.get_vocab()["<answer>"]
 
     def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Cross-entropy of the generated tokens; observations and prompts carry none."""
         log_prob, _, mask = log_probs(self.model.vlm, batch)
-        loss = -torch.where(mask, log_prob, 0.0).sum() / mask.sum().clamp_min(1)
-        return loss, {"weight": mask.sum()}
+        answer = batch["input_ids"][:, :-1] == self.before_answer
+        weights = mask * torch.where(answer, self.answer_weight, 1.0)
+        loss = -(weights * log_prob).sum() / weights.sum().clamp_min(1)
+        said = mask & answer
+        word = -torch.where(said, log_prob, 0.0).sum() / said.sum().clamp_min(1)
+        return loss, {"weight": weights.sum(), "answer_loss": word}
 
 
 class GrpoModule(TrainingModule):

@@ -69,9 +69,11 @@ def words() -> list[str]:
 
 
 def _field(which: int, phase: int, mean: float) -> np.ndarray:
-    """(16, 16) of alternating dark and light pixels in rows, columns or checks.
+    """(16, 16) of alternating dark and light pixels in rows, columns or checks, fading towards its border.
 
-    Phase and mean are drawn, so that what little of the pattern leaks through the filter at borders says nothing.
+    A sharp border would leak through the filter; faded, what halving leaves of the pattern is less than one grey level.
     """
     row, column = np.indices((SIDE // 2, SIDE // 2))
-    return np.where(((row, column, row + column)[which] + phase) % 2, mean + 65, mean - 65)
+    fade = np.sin(np.pi * (np.arange(SIDE // 2) + 0.5) / (SIDE // 2)) ** 2
+    sign = np.where(((row, column, row + column)[which] + phase) % 2, 1.0, -1.0)
+    return mean + 90 * sign * np.outer(fade, fade)
