@@ -17,7 +17,7 @@ from mm.data.loading import Collate, Pass, Stream, TrackedLoader, pass_loader, w
 from mm.data.reading import OnError, Reader
 from mm.data.sample import VisualSample
 
-Format = Literal["llava", "messages", "folder", "webdataset", "datasets"]
+Format = Literal["llava", "messages", "folder", "webdataset", "datasets", "captions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class FolderConfig:
     """Where recorded data lies and how it is loaded."""
 
     format: Format = "llava"
-    """LLaVA JSON, chat messages as JSON lines, a folder of pictures, WebDataset shards, or a saved Hugging Face data
-    set."""
+    """LLaVA JSON, chat messages as JSON lines, a folder of pictures, WebDataset shards, a saved Hugging Face data set,
+    or a table of captions."""
     train: str = ""
     """File, folder or shards of the training data."""
     validation: str = ""
@@ -36,7 +36,7 @@ class FolderConfig:
     images: str = ""
     """Folder of the pictures that records name; default: beside the record file."""
     columns: dict[str, str] | None = None
-    """For `datasets`: which columns hold image, question, answer and text."""
+    """For `datasets`: which columns hold image, question, answer and text; for `captions`: image, caption and label."""
     on_error: OnError = "raise"
     """Stop at a bad record, or log and count it."""
     shuffle: int = 10_000
@@ -53,10 +53,12 @@ class FolderConfig:
     def __post_init__(self) -> None:
         if self.format not in READERS:
             raise ValueError(f"format must be one of {', '.join(READERS)}, got {self.format!r}")
-        if self.images and self.format not in ("llava", "messages"):
-            raise ValueError(f"images is for the formats llava and messages; {self.format} finds pictures by itself")
-        if self.columns and self.format != "datasets":
-            raise ValueError(f"columns is for the format datasets, got format {self.format!r}")
+        if self.images and self.format not in ("llava", "messages", "captions"):
+            raise ValueError(
+                f"images is for the formats llava, messages and captions; {self.format} finds pictures by itself"
+            )
+        if self.columns and self.format not in ("datasets", "captions"):
+            raise ValueError(f"columns is for the formats datasets and captions, got format {self.format!r}")
         for name, least in (("batch_size", 1), ("train_batches", 1), ("workers", 0), ("shuffle", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -92,12 +94,19 @@ def _datasets(path: str, config: FolderConfig) -> Reader:
     return HFDataset(Path(path), on_error=config.on_error, **(config.columns or {}))
 
 
+def _captions(path: str, config: FolderConfig) -> Reader:
+    from mm.data.caption_table import CaptionTable
+
+    return CaptionTable(path, config.images or None, on_error=config.on_error, **(config.columns or {}))
+
+
 READERS: dict[str, Callable[[str, FolderConfig], Reader]] = {
     "llava": _llava,
     "messages": _messages,
     "folder": _folder,
     "webdataset": _webdataset,
     "datasets": _datasets,
+    "captions": _captions,
 }
 
 

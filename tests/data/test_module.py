@@ -297,7 +297,7 @@ def test_data_without_a_readable_record_ends_with_an_error(records):
     [
         ({"format": "parquet"}, "format must be one of"),
         ({"format": "folder", "images": "x"}, "images is for the formats"),
-        ({"columns": {"question": "q"}}, "columns is for the format datasets"),
+        ({"columns": {"question": "q"}}, "columns is for the formats datasets"),
         ({"shuffle": -1}, "shuffle must be"),
     ],
 )

@@ -100,6 +100,17 @@ def test_gather_crosses_shards_and_picks_rows(tmp_path):
         cache.gather(["k1", "k77"], "square")
 
 
+def test_long_rows_are_copied_like_short_ones(tmp_path):
+    values = torch.randn(5, 3, 2000, generator=torch.Generator().manual_seed(0)).bfloat16()  # rows of 4000 and 12000 B
+    collector = FeatureJob(tmp_path, KEYS[:5], shard_items=2).collector()
+    collector.add(KEYS[:5], {"x": values, "y": values.repeat(1, 1, 2)})
+    cache, order = FeatureCache(tmp_path), [4, 0, 3, 3, 1]
+    keys, picked = [KEYS[index] for index in order], torch.tensor([[2, 0], [1, 1], [0, 2], [2, 1], [0, 1]])
+    for name, wanted in (("x", values), ("y", values.repeat(1, 1, 2))):
+        assert torch.equal(cache.gather(keys, name), wanted[order])
+        assert torch.equal(cache.gather(keys, name, picked), wanted[order][torch.arange(5)[:, None], picked])
+
+
 def test_interrupted_and_restarted_gives_the_same_bytes(tmp_path):
     compute(tmp_path / "whole", KEYS)
     with pytest.raises(RuntimeError, match="power cut"):
