@@ -6,13 +6,19 @@ Dims: B samples, C channels, H W D voxels; a box is (low corner, high corner), v
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mm.medical.velvet.volume_views import quarter_turns
 
+Array = NDArray[Any]
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
@@ -81,18 +87,18 @@ def corrupt(volumes: Tensor, generator: torch.Generator, config: CorruptionConfi
         config: How much.
 
     Returns:
-        (B, C, H, W, D).
+        (B, C, H, W, D) float32, on the CPU.
     """
     config = config or CorruptionConfig()
-    result = volumes.clone()
+    result = volumes.float().cpu().numpy().copy()  # many small boxes: numpy spends less on each than torch
     shape = tuple(volumes.shape[2:])
     for number in range(len(volumes)):
         boxes = draw_boxes(shape, generator, config)  # type: ignore[arg-type]
-        paste_noise(result[number], boxes, generator)
+        paste_noise(result[number], boxes, draw_noise(boxes, len(result[number]), generator))
         partner = int(torch.randint(len(volumes), (), generator=generator))
         if partner != number:
             paste(result[number], result[partner], draw_boxes(shape, generator, config))  # type: ignore[arg-type]
-    return result
+    return torch.from_numpy(result)
 
 
 def draw_boxes(shape: tuple[int, int, int], generator: torch.Generator, config: CorruptionConfig) -> list[Box]:
@@ -119,26 +125,33 @@ def draw_boxes(shape: tuple[int, int, int], generator: torch.Generator, config: 
     return boxes
 
 
-def paste_noise(volume: Tensor, boxes: list[Box], generator: torch.Generator) -> None:
-    """Fill boxes of (C, H, W, D), in place, with Gaussian noise brought to 0 .. 1 inside each box."""
-    for box in boxes:
-        part = _inside(volume, box)
-        noise = torch.randn(part.shape, generator=generator, dtype=torch.float32)
-        part.copy_(unit_range(noise))
+def draw_noise(boxes: list[Box], channels: int, generator: torch.Generator) -> list[Array]:
+    """Gaussian noise for each box, brought to 0 .. 1 inside that box; (channels, h, w, d) each."""
+    shapes = [(channels, *(high - low for low, high in zip(*box, strict=True))) for box in boxes]
+    counts = [math.prod(shape) for shape in shapes]
+    flat = torch.randn(sum(counts), generator=generator).numpy()
+    parts = np.split(flat, np.cumsum(counts[:-1])) if counts else []
+    return [unit_range(part).reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def paste(volume: Tensor, other: Tensor, boxes: list[Box]) -> None:
+def paste_noise(volume: Array, boxes: list[Box], noise: Sequence[Array]) -> None:
+    """Fill boxes of (C, H, W, D), in place; later boxes cover earlier ones."""
+    for box, values in zip(boxes, noise, strict=True):
+        _inside(volume, box)[:] = values
+
+
+def paste(volume: Array, other: Array, boxes: list[Box]) -> None:
     """Copy the boxes of `other` into `volume`, both (C, H, W, D), in place."""
     for box in boxes:
-        _inside(volume, box).copy_(_inside(other, box))
+        _inside(volume, box)[:] = _inside(other, box)
 
 
-def unit_range(noise: Tensor) -> Tensor:
+def unit_range(noise: Array) -> Array:
     """Smallest value to 0, largest to 1. Deviation: a lone voxel becomes 0, the published code divides 0 by 0."""
-    low, high = noise.aminmax()
-    return (noise - low) / (high - low).clamp(min=1e-12)
+    low, high = noise.min(), noise.max()
+    return (noise - low) / max(high - low, 1e-12)
 
 
-def _inside(volume: Tensor, box: Box) -> Tensor:
+def _inside(volume: Array, box: Box) -> Array:
     (h0, w0, d0), (h1, w1, d1) = box
     return volume[:, h0:h1, w0:w1, d0:d1]

@@ -58,6 +58,11 @@ RECIPES = {
         about="The concatenation host on the same frozen tiny_lm and tiny_vit: only its projector is trained.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes",
     ),
+    "velvet_tiny": Recipe(
+        config="medical/tiny",
+        about="VELVET-Med with 1.1 million parameters: volumes of 48 voxels and their reports.",
+        data="procedural CT phantoms of mm.medical.phantoms and their reports (training seeds); no patient",
+    ),
 }
 
 
