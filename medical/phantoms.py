@@ -164,9 +164,10 @@ def render(case: Case, size: int = 48) -> Phantom:
     canvas = _Canvas(size)
     _draw_body(canvas, case)
     _draw_organs(canvas, case)
-    for number, finding in enumerate(case.findings):
-        if finding.place in DRAW:
-            DRAW[finding.place](canvas, case, finding.attributes, number + 1)
+    numbers = {finding.place: number for number, finding in enumerate(case.findings)}
+    for place, draw in DRAW.items():
+        if place in numbers:
+            draw(canvas, case, case.findings[numbers[place]].attributes, numbers[place] + 1)
     hu = canvas.hu + _disturbance(case, canvas)
     return Phantom(
         hu=np.clip(hu, -1024, 3071).astype(np.int16),
@@ -306,20 +307,19 @@ def _lung_nodule(canvas: _Canvas, case: Case, found: dict[str, str], number: int
     a, side = case.anatomy, _SIDE[found["side"]]
     x, y, z = _lung_centre(case, side)
     height = z + (52 if found["part"] == "upper" else -28) + 8 * a["lesion_0"]
-    place = (x + 12 * a["lesion_1"], y + 22 * a["lesion_2"], height)
+    place = (x + 12 * a["lesion_1"], y + 28 + 12 * a["lesion_2"], height)
     hu = 45.0 if found["kind"] == "solid" else 650.0
     radius = _SIZE_MM[found["size"]]
     canvas.paint(place, (radius,) * 3, hu, label=_LUNGS, lesion=number, inside=(_LUNGS,))
 
 
 def _effusion(canvas: _Canvas, case: Case, found: dict[str, str], number: int) -> None:
-    """Fluid behind and below: the back third of the lung, higher when large."""
-    side = _SIDE[found["side"]]
+    """Fluid behind and below, thicker and higher when large; the front of the lung stays free."""
+    side, large = _SIDE[found["side"]], found["size"] == "large"
     x, y, z = _lung_centre(case, side)
     rx, ry, rz = _lung_radii(case)
-    top = z + (35 if found["size"] == "large" else -30)
-    drop = 26 if found["size"] == "large" else 40
-    centre = (x, y - drop - 20, z)
+    centre = (x, y - (62 if large else 80), z)
+    top = z + (35 if large else -20)
     canvas.paint(centre, (rx * 1.1, ry * 0.9, rz), FLUID, lesion=number, inside=(_LUNGS,), where=(-400, top))
 
 
@@ -362,15 +362,15 @@ def _spleen_finding(canvas: _Canvas, case: Case, found: dict[str, str], number: 
 
 
 DRAW: dict[str, Callable[[_Canvas, Case, dict[str, str], int], Any]] = {
-    "lung": _lung_nodule,
     "pleura": _effusion,
+    "lung": _lung_nodule,
     "liver": _liver_lesion,
     "spleen": _spleen_finding,
     "kidney": _kidney_lesion,
     "spine": _spine_lesion,
     "aorta": _aorta_finding,
 }
-"""Place of a finding -> what draws it."""
+"""Place of a finding -> what draws it, in the order of drawing."""
 
 
 # --- what a scanner adds ---------------------------------------------------------------------------------------------

@@ -56,10 +56,26 @@ def questions(model: Any) -> dict[str, Tensor]:
     return model.prepare(pictures(), QUESTIONS, padding_side="right")
 
 
+def scans(model: Any) -> dict[str, Tensor]:
+    """Two volumes with reports of different length."""
+    edge = model.config.vision.volume_size
+    volume = torch.rand((2, 1, edge, edge, edge), generator=torch.Generator().manual_seed(0))
+    return {"volume": volume, **model.tokenize(["The liver is normal. No lung nodule.", "Normal spleen."])}
+
+
+def velvet(result: Any) -> Tensor:
+    """Everything that `VelvetModel` computes, per token."""
+    sides = [getattr(side, level).mean(1) for side in (result.volume, result.text) for level in ("sentence", "word")]
+    rows = torch.cat([result.volume.report, result.text.report, result.match_logits, *sides], dim=-1)
+    length = result.word_logits.shape[1]
+    return torch.cat([result.word_logits, rows[:, None].expand(-1, length, -1)], dim=-1)
+
+
 CASES = {
     "LanguageBase": Case(words, lambda result: result.logits),
     "TowerBase": Case(pixels, lambda result: result.tokens),
     "VisionLanguageModel": Case(questions, lambda result: result.logits),
+    "VelvetModel": Case(scans, velvet, without_gradient=("temperature.value",)),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
 }
 """Class name -> its case."""
@@ -70,6 +86,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "llava_tiny": LANGUAGE,
     "lavi_tiny": LANGUAGE,
     "tiny_vit": {"embed_dim": 32, "depth": 2},
+    "velvet_tiny": {"vision_heads": False, "text_heads": False},  # heads of the pre-training losses alone
 }
 """Preset -> smaller sizes for this file."""
 

@@ -36,7 +36,7 @@ class HeldOut:
         return [report(case) for case in self.cases]
 
 
-def held_out(seed: int, count: int, size: int = 48) -> HeldOut:
+def held_out(seed: int, count: int, size: int = 36) -> HeldOut:
     """Patients of the test split.
 
     Args:
@@ -74,7 +74,7 @@ def evaluate(model: VelvetModel, *, seed: int, count: int = 256) -> dict[str, fl
 def embed(model: VelvetModel, data: HeldOut) -> tuple[LevelEmbeddings, LevelEmbeddings]:
     """Level vectors of all volumes and all reports."""
     volumes = [model.volume_embeddings(model.encode_volume(part)) for part in _parts(model, data.volumes)]
-    texts = model.encode_text(**model.prepare(data.reports)).embeddings
+    texts = model.encode_text(**model.tokenize(data.reports)).embeddings
     merged = {level: torch.cat([getattr(part, level) for part in volumes]) for level in model.config.levels}
     return LevelEmbeddings(**merged, grids=volumes[0].grids), texts
 
@@ -116,7 +116,7 @@ def hide_attributes(model: VelvetModel, cases: Sequence[Case]) -> tuple[dict[str
     """
     tokenizer, config = model.tokenizer, model.config.text
     words = torch.tensor([tokenizer.ids[word] for word in sorted(attribute_words())], device=model.device)
-    tokens = model.prepare([report(case) for case in cases])
+    tokens = model.tokenize([report(case) for case in cases])
     rows, places = _places(tokens, words, cases, config.first_sentence_id)
     hidden = {name: value[rows].clone() for name, value in tokens.items()}
     index = torch.arange(len(rows), device=model.device)
@@ -154,7 +154,7 @@ def matching(model: VelvetModel, data: HeldOut) -> dict[str, float]:
     scores = {}
     memory = torch.cat([model.visual_memory(model.encode_volume(part)) for part in _parts(model, data.volumes)])
     for name, reports in (("right", data.reports), ("wrong", wrong)):
-        text = model.encode_text(**model.prepare(reports))
+        text = model.encode_text(**model.tokenize(reports))
         logits = model.match_logits(text.states, text.visible, memory)
         scores[name] = logits[:, MATCHES] - logits[:, 1 - MATCHES]
     alone = torch.cat([scores["right"] > 0, scores["wrong"] < 0])

@@ -68,7 +68,7 @@ class VelvetModel(Pretrained, nn.Module):
     Example:
         >>> import mm
         >>> model = mm.create_model("velvet_tiny")
-        >>> batch = model.prepare(["The liver is normal. No lesion is seen."])
+        >>> batch = model.tokenize(["The liver is normal. No lesion is seen."])
         >>> model.encode_text(**batch).embeddings.report.shape
         torch.Size([1, 64])
 
@@ -200,7 +200,7 @@ class VelvetModel(Pretrained, nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def prepare(self, reports: Sequence[Report]) -> dict[str, Tensor]:
+    def tokenize(self, reports: Sequence[Report]) -> dict[str, Tensor]:
         """Reports -> the text arguments of `forward`, on the model's device."""
         tokens: TokenBatch = self.tokenizer(reports)
         return tokens.to(self.device).to_dict()

@@ -11,10 +11,8 @@ from mm.medical.velvet.config import LocalConfig, TextConfig, VelvetConfig, Visi
 from mm.medical.velvet.data import phantom_tokenizer
 from mm.medical.velvet.model import VelvetModel
 
-TINY_VISION = VisionConfig(
-    embed_dim=12, depths=(1, 1, 2, 1), num_heads=(2, 4, 4, 8), window_size=4, volume_size=48, attention="fused"
-)
-TINY_TEXT = TextConfig(width=96, feed_forward=192, layers=2, fusion_layers=2, num_heads=4, dropout=0.0)
+TINY_VISION = VisionConfig(embed_dim=12, depths=(1, 1, 2, 1), num_heads=(2, 4, 4, 8), window_size=3, volume_size=36)
+TINY_TEXT = TextConfig(width=64, feed_forward=128, layers=2, fusion_layers=2, num_heads=4, dropout=0.0)
 TINY_LOCAL = LocalConfig(pre_scale=10.0, impl="reference")
 """Sharper attention than published: with few regions per organ the published scale is close to mean pooling."""
 
@@ -33,7 +31,7 @@ def tiny_config(**changes: Any) -> VelvetConfig:
 
 
 def velvet_tiny(seed: int = 0, **changes: Any) -> VelvetModel:
-    """The demonstration: 48-voxel phantoms, a closed vocabulary.
+    """The demonstration: 36-voxel phantoms, a closed vocabulary.
 
     Args:
         seed: Of the random weights.

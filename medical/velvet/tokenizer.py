@@ -6,6 +6,7 @@ Dims: B reports, N tokens.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,12 @@ from torch import Tensor
 from mm.checkpoint import write_aside
 from mm.medical.velvet.config import TextConfig
 from mm.medical.velvet.sentences import split_sentences
+from mm.medical.velvet.wordpiece import CONTINUATION, learn_pieces
 
 logger = logging.getLogger(__name__)
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
-CONTINUATION = "##"
 
 Report = str | Sequence[str]
 """A text, or its sentences."""
@@ -123,14 +124,14 @@ class SentenceTokenizer:
             size: Largest number of pieces, special tokens included.
             options: As for the class.
         """
-        from tokenizers import trainers
-
         lowercase = bool(options.get("lowercase", True))
-        model = _word_piece({piece: index for index, piece in enumerate(SPECIAL)}, lowercase)
-        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
-        model.train_from_iterator(sorted(reports), trainer)
-        found = model.get_vocab()
-        return cls(sorted(found, key=lambda piece: found[piece]), **options)  # type: ignore[arg-type]
+        splitter = _word_piece({piece: index for index, piece in enumerate(SPECIAL)}, lowercase)
+        words: Counter[str] = Counter()
+        for report in reports:
+            text = splitter.normalizer.normalize_str(report)
+            words.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(text))
+        pieces = learn_pieces(words, size - len(SPECIAL))
+        return cls([*SPECIAL, *pieces], **options)  # type: ignore[arg-type]
 
     @classmethod
     def for_config(cls, vocabulary: Sequence[str], config: TextConfig, *, lowercase: bool = True) -> SentenceTokenizer:

@@ -52,7 +52,7 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.config = config
         swin = build_swin(config)
-        if config.attention == "fused":
+        if config.fused:
             replace_window_attention(swin)
         self.swin = swin
 

@@ -60,7 +60,7 @@ RECIPES = {
     ),
     "velvet_tiny": Recipe(
         config="medical/tiny",
-        about="VELVET-Med with 1.1 million parameters: volumes of 48 voxels and their reports.",
+        about="VELVET-Med with 0.7 million parameters: volumes of 36 voxels and their reports.",
         data="procedural CT phantoms of mm.medical.phantoms and their reports (training seeds); no patient",
     ),
 }
