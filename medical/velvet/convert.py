@@ -88,7 +88,7 @@ def load_repository(model: VelvetModel, path_or_tensors: str | Path | Mapping[st
     if "temperature.value" in renamed:
         renamed["temperature.value"] = _temperature(renamed["temperature.value"], model)
     load_state(model, renamed, source=source)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if model.config.vision.merging == "current":
         notes = ("files from MONAI 1.4 or before need vision.merging='legacy': same keys, other outputs",)
     return LoadReport(source, len(tensors), notes=notes)
@@ -154,7 +154,7 @@ def load_swin_weights(encoder: VisionEncoder, path_or_tensors: str | Path | Mapp
         if key.endswith("relative_position_index"):
             renamed.setdefault(key, own[key])
     load_state(encoder.swin, renamed, source=source)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if old and encoder.config.merging == "current":
         notes = ("this file is older than MONAI 1.5: build the encoder with merging='legacy' to get its outputs",)
     return LoadReport(source, len(renamed), ignored=tuple(ignored), notes=notes)
@@ -208,7 +208,7 @@ def load_bert(text: TriBert, path_or_tensors: str | Path | Mapping[str, Tensor])
     fusion = tuple(f"layers.{number}." for number in range(config.layers, len(text.layers)))
     load_state(text, taken, source=source, new=fusion)
     ignored = tuple(key for key in named if key not in taken)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if config.num_heads == 6 and config.width == 768:
         notes = ("published training runs 6 heads on weights trained with 12; num_heads=12 keeps the trained heads",)
     return LoadReport(source, len(taken), ignored=ignored, new=fusion, notes=notes)

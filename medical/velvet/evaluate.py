@@ -144,8 +144,7 @@ def masked_logits(model: VelvetModel, tokens: dict[str, Tensor], memory: Tensor)
         tokens["input_ids"], tokens["token_type_ids"], tokens["attention_mask"], memory=memory, layers="all"
     )[-1]
     place = (tokens["input_ids"] == model.config.text.mask_id).int().argmax(1)
-    head = model._fusion(model.fused_words)
-    return head(states[torch.arange(len(place), device=place.device), place])  # type: ignore[no-any-return]
+    return model.word_logits(states[torch.arange(len(place), device=place.device), place])
 
 
 def matching(model: VelvetModel, data: HeldOut) -> dict[str, float]:

@@ -70,9 +70,10 @@ def level_similarity(
     if level == "report":
         return report_similarity(ours, theirs)
     local = local or LocalConfig()
-    keep = getattr(text, f"{level}_keep")
-    empty = None if keep is None else ~keep.any(1)
+    keep: Tensor | None = getattr(text, f"{level}_keep")
+    empty: Tensor | None = None
     if keep is not None:  # a text without tokens is computed on padding and struck out below
+        empty = ~keep.any(1)
         keep = keep | (empty[:, None] & (torch.arange(keep.shape[1], device=keep.device) == 0))
     similarity = local_contrastive_similarity(
         ours,

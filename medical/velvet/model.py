@@ -113,7 +113,8 @@ class VelvetModel(Pretrained, nn.Module):
     def volume_embeddings(self, features: VolumeFeatures) -> LevelEmbeddings:
         """Region vectors of the levels in their shared spaces; the report vector pools the last output."""
         found: dict[str, Any] = {}
-        for level, head in self.levels.items():
+        for level in self.config.levels:
+            head = self.level_head(level)
             regions = features.regions(level)
             found[level] = head.vision(regions.mean(1) if level == "report" else regions)
         grids = {level: tuple(getattr(features, level).shape[2:]) for level in ("sentence", "word")}
@@ -122,6 +123,12 @@ class VelvetModel(Pretrained, nn.Module):
     def visual_memory(self, features: VolumeFeatures) -> Tensor:
         """Visual tokens that the fusion layers attend to, (B, V, D); 27 for a 96-voxel cube."""
         return self._fusion(self.adapter)(features.report)  # type: ignore[no-any-return]
+
+    def level_head(self, level: Level) -> LevelHead:
+        """The two linear maps of a level."""
+        head = self.levels[level]
+        assert isinstance(head, LevelHead)
+        return head
 
     # --- text --------------------------------------------------------------------------------------------------------
 
@@ -136,7 +143,7 @@ class VelvetModel(Pretrained, nn.Module):
         units = pool_levels(
             combined, input_ids, token_type_ids, attention_mask, unit_starts, config.text, config.sentence_vector
         )
-        found: dict[str, Any] = {level: head.text(getattr(units, level)) for level, head in self.levels.items()}
+        found: dict[str, Any] = {level: self.level_head(level).text(getattr(units, level)) for level in config.levels}
         embeddings = LevelEmbeddings(**found, sentence_keep=units.sentence_keep, word_keep=units.word_keep)
         return EncodedText(states[-1], visible, embeddings)
 
@@ -176,6 +183,10 @@ class VelvetModel(Pretrained, nn.Module):
             return VelvetOutput(embeddings, text.embeddings)
         fused = self.fuse(text.states, text.visible, self.visual_memory(features))
         return VelvetOutput(embeddings, text.embeddings, fused, self.fused_words(fused), self.match(fused[:, 0]))
+
+    def word_logits(self, fused: Tensor) -> Tensor:
+        """Masked-word logits of fused states, (..., D) -> (..., vocabulary)."""
+        return self._fusion(self.fused_words)(fused)  # type: ignore[no-any-return]
 
     def _fusion(self, part: nn.Module | None) -> nn.Module:
         if part is None:

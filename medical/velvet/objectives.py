@@ -8,7 +8,7 @@ Dims: B samples, N tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -119,10 +119,10 @@ def _contrast(
     model: VelvetModel, features: VolumeFeatures, text: EncodedText, config: ObjectiveConfig, positives: Tensor | None
 ) -> Losses:
     volume, reports = model.volume_embeddings(features), text.embeddings
-    off = {level: None for level in LEVELS if not getattr(config, level)}
+    off: dict[str, None] = {level: None for level in LEVELS if not getattr(config, level)}
     if len(off) == len(LEVELS):
         return {}
-    volume = type(volume)(**{**volume.__dict__, **off})
+    volume = replace(volume, **off)
     return hierarchical_contrastive_loss(
         volume,
         reports,

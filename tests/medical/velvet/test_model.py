@@ -231,6 +231,7 @@ def test_steps_to_a_goal():
     assert steps_to(rows) == 20 and steps_to(rows[:1]) == float("inf")
 
 
+@pytest.mark.slow
 def test_transfer_starts_from_the_encoder(tiny):
     config = TransferConfig(size=64, scans=1, held_out=1, batch_size=1, steps=2, every=1)
     encoder = VelvetModel(replace(tiny.config, vision=small_vision(embed_dim=12))).vision
