@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from mm.data.split import Split
+from mm.kernels import local_attention
 from mm.medical.phantom_reports import attribute_words, described, report
 from mm.medical.phantoms import Case, change_one, draw_case, render
 from mm.medical.velvet.data import windowed
@@ -68,7 +70,12 @@ def evaluate(model: VelvetModel, *, seed: int, count: int = 256) -> dict[str, fl
     """
     model.eval()
     data = held_out(seed, count, model.config.vision.volume_size)
-    return {**retrieval(model, data), **hidden_attributes(model, data), **matching(model, data)}
+    return {
+        **retrieval(model, data),
+        **hidden_attributes(model, data),
+        **matching(model, data),
+        **pointing(model, data),
+    }
 
 
 def embed(model: VelvetModel, data: HeldOut) -> tuple[LevelEmbeddings, LevelEmbeddings]:
@@ -161,6 +168,44 @@ def matching(model: VelvetModel, data: HeldOut) -> dict[str, float]:
         "hard_negative_choice": (scores["right"] > scores["wrong"]).float().mean().item(),
         "hard_negative_decision": alone.float().mean().item(),
     }
+
+
+def pointing(model: VelvetModel, data: HeldOut) -> dict[str, float]:
+    """Where sentences look: share of findings whose most attended region of the sentence level holds the finding.
+
+    The chance is the share of regions that hold it, on average.
+    """
+    size = model.config.vision.volume_size
+    hits, chances = [], []
+    for case, volume in zip(data.cases, data.volumes, strict=True):
+        features = model.volume_embeddings(model.encode_volume(volume[None].to(model.device)))
+        sentences = model.encode_text(**model.tokenize([report(case)])).embeddings.sentence
+        if features.sentence is None or sentences is None:
+            return {}
+        attention = local_attention(
+            features.sentence[0],
+            sentences[0],
+            region_temperature=model.config.local.region_temperature,
+            pre_scale=model.config.local.pre_scale,
+        )
+        lesions = torch.from_numpy(render(case, size).lesions)
+        for row, (finding, _) in enumerate(described(case)):
+            if finding is None or case.findings[finding].place == "scan":
+                continue
+            holds = _regions_with(lesions == finding + 1, features.grids["sentence"])
+            hits.append(float(holds[attention[row].argmax().cpu()]))
+            chances.append(holds.float().mean().item())
+    return {"pointing": sum(hits) / len(hits), "pointing_chance": sum(chances) / len(chances)}
+
+
+def _regions_with(mask: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Which regions of a grid hold part of a mask (X, X, X); the grid may reach beyond the border, (S,) bool."""
+    cells = [2 ** (edge - 1).bit_length() for edge in (-(-mask.shape[0] // side) for side in grid)]
+    padded = torch.zeros([side * cell for side, cell in zip(grid, cells, strict=True)], dtype=torch.bool)
+    padded[: mask.shape[0], : mask.shape[1], : mask.shape[2]] = mask
+    pattern = "(h x) (w y) (d z) -> (h w d)"
+    h, w, d = grid
+    return reduce(padded.float(), pattern, "max", h=h, w=w, d=d).bool()
 
 
 def _parts(model: VelvetModel, volumes: Tensor, size: int = 32) -> Iterator[Tensor]:

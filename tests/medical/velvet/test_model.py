@@ -22,7 +22,16 @@ from mm.medical.velvet.data import (
     phantom_tokenizer,
     twin_case,
 )
-from mm.medical.velvet.evaluate import HeldOut, evaluate, held_out, hide_attributes, matching, retrieval
+from mm.medical.velvet.evaluate import (
+    HeldOut,
+    _regions_with,
+    evaluate,
+    held_out,
+    hide_attributes,
+    matching,
+    pointing,
+    retrieval,
+)
 from mm.medical.velvet.loss import LevelEmbeddings
 from mm.medical.velvet.module import VelvetModule
 from mm.medical.velvet.transfer import TransferConfig, dice, learn, steps_to
@@ -205,6 +214,22 @@ def test_matching_counts_a_constant_head_as_wrong(tiny):
 def test_scores_of_random_weights_are_near_chance(tiny):
     found = evaluate(tiny, seed=0, count=64)
     assert found["retrieval_r1_of_64"] < 0.15 and found["hidden_attribute_right_volume"] < 0.2
+
+
+def test_regions_that_hold_a_finding():
+    """36 voxels on a grid of 3: cells of 16 voxels from the low corner, the last one cut."""
+    mask = torch.zeros(36, 36, 36, dtype=torch.bool)
+    mask[15, 0, 33] = mask[16, 0, 33] = True
+    held = _regions_with(mask, (3, 3, 3)).view(3, 3, 3)
+    assert held.nonzero().tolist() == [[0, 0, 2], [1, 0, 2]]
+
+
+def test_pointing_of_a_model_that_looks_at_the_finding(tiny, monkeypatch):
+    data = held_out(0, 4, size=32)
+    monkeypatch.setattr("mm.medical.velvet.evaluate._regions_with", lambda *_: torch.ones(8, dtype=torch.bool))
+    assert pointing(tiny, data) == {"pointing": 1.0, "pointing_chance": 1.0}
+    monkeypatch.setattr("mm.medical.velvet.evaluate._regions_with", lambda *_: torch.zeros(8, dtype=torch.bool))
+    assert pointing(tiny, data) == {"pointing": 0.0, "pointing_chance": 0.0}
 
 
 # --- transfer --------------------------------------------------------------------------------------------------------
