@@ -65,6 +65,19 @@ def conversations(model: Any) -> dict[str, Tensor]:
     batch = trace_batch(samples, [True, False], model.processor, tokens, TINY_PROTOCOL, TINY_POLICY)
     batch["attention_mask"] = batch["attention_mask"].long()
     return {name: tensor for name, tensor in batch.items() if name != "loss_mask"}
+def scans(model: Any) -> dict[str, Tensor]:
+    """Two volumes with reports of different length."""
+    edge = model.config.vision.volume_size
+    volume = torch.rand((2, 1, edge, edge, edge), generator=torch.Generator().manual_seed(0))
+    return {"volume": volume, **model.tokenize(["The liver is normal. No lung nodule.", "Normal spleen."])}
+
+
+def velvet(result: Any) -> Tensor:
+    """Everything that `VelvetModel` computes, per token."""
+    sides = [getattr(side, level).mean(1) for side in (result.volume, result.text) for level in ("sentence", "word")]
+    rows = torch.cat([result.volume.report, result.text.report, result.match_logits, *sides], dim=-1)
+    length = result.word_logits.shape[1]
+    return torch.cat([result.word_logits, rows[:, None].expand(-1, length, -1)], dim=-1)
 
 
 CASES = {
@@ -73,6 +86,7 @@ CASES = {
     "VisionLanguageModel": Case(questions, lambda result: result.logits),
     "FlameImageEncoder": Case(pixels, lambda result: result, without_gradient=("logit_scale", "logit_bias")),
     "VisionThinkModel": Case(conversations, lambda result: result.logits),
+    "VelvetModel": Case(scans, velvet, without_gradient=("temperature.value",)),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
 }
 """Class name -> its case."""
@@ -87,6 +101,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny_vit": {"embed_dim": 32, "depth": 2},
     "tiny_vit_256": {"embed_dim": 32, "depth": 2},
     "visionthink_tiny": {"width": 32, "layers": 2, "vision_width": 32, "vision_layers": 1},
+    "velvet_tiny": {"vision_heads": False, "text_heads": False},  # heads of the pre-training losses alone
 }
 """Preset -> smaller sizes for this file."""
 

@@ -75,6 +75,11 @@ RECIPES = {
         "is trained. It is there to lose tokens.",
         data="drawn wide scenes (small things in large pictures)",
     ),
+    "velvet_tiny": Recipe(
+        config="medical/tiny",
+        about="VELVET-Med with 0.7 million parameters: volumes of 36 voxels and their reports.",
+        data="procedural CT phantoms of mm.medical.phantoms and their reports (training seeds); no patient",
+    ),
 }
 
 
