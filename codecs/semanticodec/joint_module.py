@@ -56,7 +56,10 @@ class JointModule(CodecStage):
         scale = self.model.decoder.scale_factor
         if self.global_step == 0 and batch_idx == 0 and float(scale) == 1.0:
             spread = self._posterior_sample(batch).std()
-            scale.copy_(1 / self.all_gather(spread).mean())
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(spread)
+                spread = spread / torch.distributed.get_world_size()
+            scale.copy_(1 / spread)
 
     def compute_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Loss of a batch of `waves`, or of what the frozen parts made of them; evaluation adds a control.

