@@ -339,4 +339,5 @@ class SemantiCodec(Pretrained, nn.Module):
             v, the shape of `noisy`.
         """
         condition = self.decoder.condition(self.encoder(frames, vocab=semantic_vocab).condition)
-        return self.decoder.unet(noisy, timesteps, self.decoder.unet.read_context(condition))  # type: ignore[no-any-return]
+        context = self.decoder.unet.read_context(condition)
+        return self.decoder.unet(noisy.to(condition.dtype), timesteps, context)  # type: ignore[no-any-return]
