@@ -72,6 +72,7 @@ TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the n
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
 EVALUATORS.add("llava_tiny", "mm.zoo.evaluate:answering")
+EVALUATORS.add("semanticodec_tiny", "mm.codecs.semanticodec.evaluate:evaluate")
 EVALUATORS.add("lavi_tiny", "mm.encoders.lavi.evaluate:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
