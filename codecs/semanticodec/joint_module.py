@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mm.codecs.quantize import perplexity
 from mm.codecs.semanticodec.encoder import Encoded
 from mm.codecs.semanticodec.stage import CodecStage, start_codec
 from mm.codecs.semanticodec.vae import Posterior
@@ -75,7 +76,8 @@ class JointModule(CodecStage):
         )
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         error = self._error(features, latents, noise, timesteps)
-        logs: dict[str, Tensor | float] = {"v_mse": error, "commitment": encoded.loss}
+        used = perplexity(encoded.tokens[..., 1][encoded.keep], self.model.acoustic_vocab)
+        logs: dict[str, Tensor | float] = {"v_mse": error, "commitment": encoded.loss, "acoustic_perplexity": used}
         if not self.training:
             logs["v_mse_shuffled"] = self._error(features.roll(1, 0), latents, noise, timesteps)
         return error + encoded.loss, logs
