@@ -222,9 +222,12 @@ def _codebooks(out: Path, sounds: dict[str, Tensor], device: str, seed: int) -> 
     for name, part in parts.items():
         trained = SemantiCodec.from_pretrained(out / name)
         load_state(module.model.get_submodule(part), trained.get_submodule(part).state_dict(), source=str(out / name))
-    batches = [{name: value[i : i + 256] for name, value in sounds.items()} for i in range(0, 4096, 256)]
+    count = min(len(sounds["waves"]), 4096)
+    batches: Any = [
+        {name: value[i : min(i + 256, count)] for name, value in sounds.items()} for i in range(0, count, 256)
+    ]
     trainer = _trainer(device, max_epochs=1)
-    trainer.fit(module, DataLoader([batch for batch in batches if len(batch["waves"])], batch_size=None))
+    trainer.fit(module, DataLoader(batches, batch_size=None))
     return module
 
 
