@@ -65,7 +65,8 @@ def tokenize(texts: Sequence[FacetText], tokenizer: Any) -> list[FacetRow]:
 
 
 def _row(tokens: Sequence[int], offsets: Sequence[tuple[int, int]], ends: tuple[int, ...]) -> FacetRow:
-    ids, facets = [], []
+    ids: list[int] = []
+    facets: list[int] = []
     for token, (start, end) in zip(tokens, offsets, strict=True):
         if end == start and facets:  # added behind the text; what is added in front belongs to the prefix
             continue
