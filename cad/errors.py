@@ -88,7 +88,6 @@ class Notice:
     severity: Literal["warning", "error"] = "warning"
     """"error" only in what `validate` returns: the program cannot be built as it stands."""
     extrude: int | None = None
-    extrude: int | None = None
     """Index of the extrude it is about."""
 
     def __str__(self) -> str:
