@@ -21,6 +21,7 @@ _HOME = {
     "Program": "program",
     "ProgramError": "errors",
     "canonical_profile": "loops",
+    "emit": "emitter",
     "parse": "parser",
     "resolve_planes": "planes",
 }

@@ -89,6 +89,8 @@ def canonical_loop(loop: Loop) -> CanonicalLoop:
     if _largest_gap(found) > allowed:
         found = arranged(_chained_by_distance(chain))
     gap = _largest_gap(found)
+    if gap:  # the corner of step 2 may lie on either side of a gap; a second round settles it
+        found = arranged(found)
     if gap > allowed:
         raise ProgramError(
             "open-loop", f"the curves leave a gap of {gap:.4g} mm; at most {allowed:.4g} mm are closed silently"
