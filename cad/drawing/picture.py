@@ -14,14 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm.cad.drawing.camera import Camera, fit
-from mm.cad.drawing.raster import (
-    Fragments,
-    farthest_near,
-    line_points,
-    nearest,
-    rasterise,
-    stamp,
-)
+from mm.cad.drawing.raster import Fragments, farthest_near, line_points, nearest_depth, rasterise, stamp
 from mm.cad.mesh import Floats, Mesh
 
 Style = Literal["shaded", "transparent", "orthographic", "sketch"]
@@ -115,9 +108,11 @@ def _sheet(mesh: Mesh, width: int, height: int) -> Picture:
 def _draw(mesh: Mesh, view: str | Sequence[float], paint: Paint, width: int, height: int) -> Picture:
     wide, high = width * OVERSAMPLING, height * OVERSAMPLING
     camera = fit(mesh.vertices, view, wide, high)
-    fragments = rasterise(camera.project(mesh.corners), wide, high)
-    depth, _ = nearest(fragments, wide, high)
-    image = _surface(mesh, fragments, camera, paint, wide * high).reshape(high, wide, 3)
+    # of an opaque closed surface only the triangles that face the viewer can be seen
+    shown = np.arange(len(mesh.triangles)) if paint.opacity < 1 else np.flatnonzero(mesh.normals @ camera.back > 0)
+    fragments = rasterise(camera.project(mesh.corners[shown]), wide, high)
+    depth = nearest_depth(fragments, wide, high)
+    image = _surface(mesh.normals[shown], fragments, camera, paint, wide * high).reshape(high, wide, 3)
     seen, hidden = _edges(mesh, camera, depth, paint)
     image[hidden] *= 1 - paint.hidden
     image[seen] = 0.05
@@ -125,10 +120,10 @@ def _draw(mesh: Mesh, view: str | Sequence[float], paint: Paint, width: int, hei
     return np.round(small * 255).astype(np.uint8)
 
 
-def _surface(mesh: Mesh, fragments: Fragments, camera: Camera, paint: Paint, pixels: int) -> Floats:
+def _surface(normals: Floats, fragments: Fragments, camera: Camera, paint: Paint, pixels: int) -> Floats:
     """Colours of all pixels, (pixels, 3): layers over white, from the back to the front."""
     axes = np.stack([camera.right, camera.up, camera.back])
-    towards = mesh.normals @ axes.T @ (LIGHT / np.linalg.norm(LIGHT))
+    towards = normals @ axes.T @ (LIGHT / np.linalg.norm(LIGHT))
     brightness = paint.ambient + (1 - paint.ambient) * np.clip(0.5 + 0.5 * towards, 0, 1)
     colours = brightness[:, None] * np.minimum(np.array(paint.surface) * 1.6, 1)
     image = np.ones((pixels, 3))

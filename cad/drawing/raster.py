@@ -13,6 +13,9 @@ import numpy as np
 
 from mm.cad.mesh import Floats, Ints
 
+DEPTH_LEVELS = 2**31
+"""Steps in which depths are told apart; with them a key has room for 2**32 pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Fragments:
@@ -58,11 +61,18 @@ def rasterise(corners: Floats, width: int, height: int) -> Fragments:
     x, triangle = left[piece] + step, owner[piece]
     pixel = row[piece] * width + x
     depth = _depth(corners, triangle, x + 0.5, y[piece])
-    order = np.lexsort((triangle, depth, pixel))
+    order = np.argsort(_sort_keys(pixel, depth), kind="stable")  # equal depths stay in the order of the triangles
     pixel, depth, triangle = pixel[order], depth[order], triangle[order]
     starts = np.flatnonzero(np.diff(pixel, prepend=-1))
     _, rank = expand(np.diff(starts, append=len(pixel)))
     return Fragments(pixel, depth, triangle, rank)
+
+
+def _sort_keys(pixel: Ints, depth: Floats) -> Ints:
+    """Pixel and depth in one integer: sorting it is much faster than sorting by two keys."""
+    low, high = (depth.min(), depth.max()) if len(depth) else (0.0, 0.0)
+    level = (depth - low) / max(high - low, 1e-300) * (DEPTH_LEVELS - 1)
+    return pixel * DEPTH_LEVELS + level.astype(np.int64)
 
 
 def _crossing(start: Floats, end: Floats, y: Floats) -> Floats:
@@ -83,14 +93,12 @@ def _depth(corners: Floats, triangle: Ints, x: Floats, y: Floats) -> Floats:
     return np.clip(plane, corners[triangle, :, 2].min(axis=1), corners[triangle, :, 2].max(axis=1))
 
 
-def nearest(fragments: Fragments, width: int, height: int) -> tuple[Floats, Ints]:
-    """Depth buffer (height, width), +inf where nothing is, and the index of the fragment seen there, -1 = none."""
+def nearest_depth(fragments: Fragments, width: int, height: int) -> Floats:
+    """Depth buffer (height, width), mm; +inf where nothing is."""
     depth = np.full(width * height, np.inf)
-    seen = np.full(width * height, -1, dtype=np.int64)
-    front = np.flatnonzero(fragments.rank == 0)
+    front = fragments.rank == 0
     depth[fragments.pixel[front]] = fragments.depth[front]
-    seen[fragments.pixel[front]] = front
-    return depth.reshape(height, width), seen.reshape(height, width)
+    return depth.reshape(height, width)
 
 
 def line_points(segments: Floats, spacing: float = 0.5) -> Floats:
