@@ -22,8 +22,10 @@ _HOME = {
     "ProgramError": "errors",
     "canonical_profile": "loops",
     "emit": "emitter",
+    "from_deepcad": "deepcad",
     "parse": "parser",
     "resolve_planes": "planes",
+    "to_deepcad": "deepcad",
 }
 """Public name -> module of this package; a module must not carry the name of a function listed here."""
 

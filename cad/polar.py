@@ -27,7 +27,8 @@ def direction(theta: float, phi: float) -> Vec3:
 
 def reference_x(theta: float, phi: float) -> Vec3:
     """The x axis at gamma = 0."""
-    return (math.cos(theta) * math.cos(phi), math.cos(theta) * math.sin(phi), -math.sin(theta))
+    # + 0.0: a zero is +0, as in the matrix product of the published code; printed vectors show the sign.
+    return (math.cos(theta) * math.cos(phi) + 0.0, math.cos(theta) * math.sin(phi) + 0.0, -math.sin(theta) + 0.0)
 
 
 def frame_from_angles(theta: float, phi: float, gamma: float) -> tuple[Vec3, Vec3]:
