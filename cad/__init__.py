@@ -26,6 +26,7 @@ _HOME = {
     "parse": "parser",
     "resolve_planes": "planes",
     "to_deepcad": "deepcad",
+    "validate": "validation",
 }
 """Public name -> module of this package; a module must not carry the name of a function listed here."""
 

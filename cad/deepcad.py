@@ -110,14 +110,20 @@ def _size(features: list[Feature]) -> float:
     return max(b - a for a, b in zip(low, high, strict=True))
 
 
-def to_deepcad(program: Program, format: Literal["json", "vector"] = "json", *, scale: float | None = None) -> Any:
+def to_deepcad(
+    program: Program,
+    format: Literal["json", "vector"] = "json",
+    *,
+    scale: float | Literal["keep"] | None = None,
+) -> Any:
     """Convert a program to DeepCAD data.
 
     Args:
         program: Any program that `validate` accepts.
         format: "json" for a document in metres, "vector" for 256 levels.
-        scale: Vector only: factor from millimetres to the unit cube; None = 0.75 / largest coordinate of the part. A
-            program that came from a vector already has that scale: `scale=1.0`.
+        scale: Vector only: factor from millimetres to the unit cube; None = 0.75 / largest coordinate of the part;
+            "keep" for a program that came from a vector: its scale and its grid are those of the vector, and the same
+            levels come back.
 
     Returns:
         A dict, or an integer array (n, 17).
