@@ -21,6 +21,7 @@ CODES = {
     "undefined-name": "a name that is never defined",
     "use-before-def": "a name that is only defined further down",
     "redefined-name": "a name that is defined twice",
+    "no-list": "a curve or a loop before a list for it was opened",
     # arguments
     "unknown-argument": "the command has no such argument",
     "repeated-argument": "an argument is given twice",

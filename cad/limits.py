@@ -4,6 +4,8 @@ from __future__ import annotations
 
 MAX_BYTES = 256 * 1024
 """Length of the text, UTF-8 bytes."""
+MAX_STATEMENT = 4096
+"""Length of one statement, characters; the longest of the published converter has about 200."""
 MAX_DEPTH = 8
 """Nested brackets."""
 MAX_STATEMENTS = 5_000

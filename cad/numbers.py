@@ -52,7 +52,7 @@ def compute(items: tuple[Operand, ...] | list[Operand], known: Mapping[str, floa
         elif item in known:
             stack.append(known[item])
         else:
-            raise SyntaxProblem("undefined-name", f"{item} is not a number that was defined above", offset)
+            raise SyntaxProblem("undefined-name", f"{item} is not a number that was defined above", offset, item)
     return stack[0]
 
 

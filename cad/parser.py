@@ -73,6 +73,8 @@ def _split(text: str, start: int, end: int, placed: list[Placed], notices: list[
     """Read all statements into `placed`; the first problem is returned, not raised."""
     for match in chunks(text, start, end):
         chunk = match.group()
+        if chunk[0] == "#" and "\n" not in chunk:
+            continue
         try:
             statement = read_statement(chunk)
         except SyntaxProblem as problem:
@@ -149,7 +151,7 @@ class _Builder:
         self.extrudes: list[Extrude] = []
         self.curve_count = 0
         self.kinds, self.appended = _uses(placed)
-        self.open: dict[str, _List | None] = {"curves": None, "loops": None}
+        self.open: dict[str, _List] = {}
         self.steps = {
             "list": self.open_lists,
             "append": self.append,
@@ -185,9 +187,9 @@ class _Builder:
 
     def sharpened(self, problem: SyntaxProblem, here: Placed) -> SyntaxProblem:
         """A name that is defined further down deserves another code than one that is nowhere."""
-        if problem.code != "undefined-name":
+        name = problem.name
+        if not name:
             return problem
-        name = problem.message.split(" ", 1)[0]
         if name in self.known:
             return SyntaxProblem("bad-type", f"{name} is {_word(self.known[name])}, not a number", problem.offset)
         if any(target.text == name for later in self.placed for target in later.statement.targets):
@@ -201,7 +203,7 @@ class _Builder:
         if type(found) is kind and (list_kind is None or found.kind == list_kind):
             return found
         if found is None:
-            raise SyntaxProblem("undefined-name", f"{name.text} is not defined", name.offset)
+            raise SyntaxProblem("undefined-name", f"{name.text} is not defined", name.offset, name.text)
         wanted = f"a list of {list_kind}" if list_kind else _WORDS[kind]
         raise SyntaxProblem("bad-type", f"{name.text} is {_word(found)}, expected {wanted}", name.offset)
 
@@ -213,8 +215,7 @@ class _Builder:
                 raise SyntaxProblem("redefined-name", f"{name.text} is already defined", name.offset)
             kind = self.kinds.get(name.text)
             self.known[name.text] = opened = _List(kind)
-            if kind is not None:
-                self.open[kind] = opened
+            self.open[kind or "unknown"] = opened
 
     def number(self, statement: Statement) -> None:
         name = statement.targets[0].text
@@ -225,7 +226,7 @@ class _Builder:
         holder = self.find(target, _List)
         found = self.known.get(item.text)
         if found is None:
-            raise SyntaxProblem("undefined-name", f"{item.text} is not defined", item.offset)
+            raise SyntaxProblem("undefined-name", f"{item.text} is not defined", item.offset, item.text)
         if (holder.kind == "loops") != (type(found) is _Loop) or not isinstance(found, (_Loop, *Curve.__args__)):
             raise SyntaxProblem("bad-type", f"{target.text} cannot take {_word(found)}", item.offset)
         if item.text in self.appended and self.appended[item.text] > 1:
@@ -236,10 +237,9 @@ class _Builder:
         """The automatic append of version 2."""
         if name.text in self.appended:
             return
-        holder = self.open[kind]
+        holder = self.open.get(kind) or self.open.get("unknown")
         if holder is None:
-            what = "curve" if kind == "curves" else "loop"
-            raise SyntaxProblem("undefined-name", f"{name.text} has no list: open one before the {what}", name.offset)
+            raise SyntaxProblem("no-list", f"{name.text} has no list: open one for {kind} before it", name.offset)
         holder.items.append(name.text)
 
     def curve(self, statement: Statement) -> None:

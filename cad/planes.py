@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mm.cad.loops import canonical_loop
 from mm.cad.program import AbsolutePlane, Extrude, Line, Plane, Program, RelativePlane, Vec2, Vec3
 from mm.cad.vectors import add, cross, dot, norm, rotated, scaled, sub
 
@@ -140,8 +141,6 @@ def referenced_line(extrude: Extrude, plane: RelativePlane) -> Line:
     Raises:
         ValueError: there is no such curve, or it is no line.
     """
-    from mm.cad.loops import canonical_loop
-
     loop, curve = plane.line if plane.line is not None else (-1, -1)
     if not 0 <= loop < len(extrude.loops) or not 0 <= curve < len(extrude.loops[loop].curves):
         raise ValueError(

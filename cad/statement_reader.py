@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from mm.cad.commands import COMMANDS, POSITION, RESERVED, Argument
+from mm.cad.limits import MAX_STATEMENT
 from mm.cad.numbers import Formula, Operand, checked, compute
 from mm.cad.statement import Name, Statement
 from mm.cad.statement_checks import checked_call
@@ -32,7 +33,11 @@ def read_statement(text: str) -> Statement | None:
     Raises:
         SyntaxProblem: the text is no statement, or an argument cannot be right.
     """
-    return _remembered(text) if len(text) <= _CACHE_LENGTH else _read(text)
+    if len(text) <= _CACHE_LENGTH:
+        return _remembered(text)
+    if len(text) > MAX_STATEMENT:
+        raise SyntaxProblem("too-long", f"a statement has at most {MAX_STATEMENT} characters", MAX_STATEMENT)
+    return _read(text)
 
 
 def bind(statement: Statement, known: dict[str, float]) -> Statement:

@@ -19,11 +19,14 @@ _TOKEN = re.compile(
 
 
 class SyntaxProblem(Exception):
-    """Raised inside the parser; `offset` counts characters from the start of the statement."""
+    """Raised inside the parser; `offset` counts characters from the start of the statement.
 
-    def __init__(self, code: str, message: str, offset: int) -> None:
+    `name` is the name that could not be found, if that is the problem.
+    """
+
+    def __init__(self, code: str, message: str, offset: int, name: str = "") -> None:
         super().__init__(message)
-        self.code, self.message, self.offset = code, message, offset
+        self.code, self.message, self.offset, self.name = code, message, offset, name
 
 
 class Token(NamedTuple):
