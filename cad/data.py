@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mm.cad.emitter import emit
 from mm.cad.kernel.evaluate import features
 from mm.cad.kernel.manifold import build_mesh
 from mm.cad.model import PROMPT
-from mm.cad.procedural import PartConfig, sample_part
+from mm.cad.procedural import TINY, PartConfig, sample_part
 from mm.cad.program import Program
 from mm.cad.seeing import as_seen, grey
 from mm.data.seeded_module import SeededBatches
@@ -33,7 +33,7 @@ ANGLE = math.radians(10.0)
 """Tessellation of curves in training pictures."""
 SIZE = 64
 """Side of the pictures, pixels."""
-FINE = 192
+FINE = 128
 """Every fourth part is drawn at this size and shrunk like a user's picture: its lines are thin and pale."""
 
 
@@ -41,7 +41,7 @@ FINE = 192
 class PartDataConfig:
     """Pictures of procedural parts with their programs."""
 
-    parts: PartConfig = field(default_factory=PartConfig)
+    parts: PartConfig = TINY
     """Which parts."""
     pictures: str = ""
     """File of `draw_file` with the pictures of the first training parts; training then stays within them and goes
@@ -150,7 +150,7 @@ def draw_part(seed: int, config: PartConfig) -> Picture:
 def draw_file(path: str | Path, count: int, config: PartConfig | None = None) -> None:
     """Draw the first `count` training parts into a file for `PartDataConfig.pictures`."""
     seeds = Split("train").seeds[:count]
-    pictures = np.stack([draw_part(seed, config or PartConfig()) for seed in seeds])
+    pictures = np.stack([draw_part(seed, config or TINY) for seed in seeds])
     np.savez_compressed(path, pictures=pictures)
 
 

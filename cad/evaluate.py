@@ -14,7 +14,7 @@ from mm.cad.metrics.counts import kinds_of, text_counts
 from mm.cad.metrics.shapes import scaled_overlap
 from mm.cad.model import Candidate, OpenECAD
 from mm.cad.parser import parse
-from mm.cad.procedural import PartConfig, sample_part
+from mm.cad.procedural import TINY, sample_part
 from mm.cad.program import Program
 from mm.cad.rerank import Checked, best, check
 from mm.data.split import Split
@@ -44,8 +44,8 @@ def evaluate(model: OpenECAD, *, seed: int = 0, parts: int = PARTS) -> dict[str,
         the picture; `shuffled_*`: with another part's picture; `constant_iou`: the one program that does best.
     """
     seeds = Split("test").seeds[seed * parts : (seed + 1) * parts]
-    programs = [sample_part(number, PartConfig()).program for number in seeds]
-    pictures = [draw_part(number, PartConfig()) for number in seeds]
+    programs = [sample_part(number, TINY).program for number in seeds]
+    pictures = [draw_part(number, TINY) for number in seeds]
     solids = [build(program, kernel="mesh", limits=LIMITS) for program in programs]
     candidates = propose(model, pictures, samples=SAMPLES)
     greedy = [check(found[0], picture) for found, picture in zip(candidates, pictures, strict=True)]

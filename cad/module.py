@@ -25,7 +25,7 @@ class CadModule(AnswerModule):
     def __init__(
         self,
         width: int = 128,
-        depth: int = 4,
+        depth: int = 3,
         tower_width: int = 128,
         tower_depth: int = 4,
         seed: int = 0,

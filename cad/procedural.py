@@ -69,10 +69,10 @@ class PartConfig:
             raise ValueError(f"second must lie in 0..1 and extents in 0..2, got {self.second} and {self.extents}")
 
 
-TINY = PartConfig()
-"""What `openecad_tiny` reads and writes: whole numbers only."""
+TINY = PartConfig(planes=("xy",), second=0.0)
+"""What `openecad_tiny` reads and writes: one extrude from the ground, whole numbers only."""
 RICH = PartConfig(families=tuple(OUTLINES), extents=(0, 0, 0, 1, 2))
-"""All outlines and extent types."""
+"""All outlines, planes, extent types and second features."""
 
 
 @dataclass(frozen=True)
