@@ -18,9 +18,9 @@ PATCH = 16
 
 
 def openecad_tiny(
-    seed: int = 0, *, width: int = 128, depth: int = 3, tower_width: int = 128, tower_depth: int = 4
+    seed: int = 0, *, width: int = 128, depth: int = 2, tower_width: int = 128, tower_depth: int = 3
 ) -> OpenECAD:
-    """A model of 1.5 million parameters for pictures of 64 pixels, with random weights.
+    """A model of 1.2 million parameters for pictures of 64 pixels, with random weights.
 
     Args:
         seed: Of the random weights.

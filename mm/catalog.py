@@ -44,13 +44,16 @@ def list_models(pattern: str = "*") -> list[str]:
 
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
 MODELS.add("llava_tiny", "mm.zoo.presets:llava_tiny")
+MODELS.add("openecad_tiny", "mm.cad.presets:openecad_tiny")
 MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
 MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
 
 DATA.add("procedural", "mm.data.module:ProceduralData")
+DATA.add("parts", "mm.cad.data:PartData")
 DATA.add("folder", "mm.data.folder_module:FolderData")
 
 MODULES.add("lavi", "mm.encoders.lavi.module:LaviModule")
+MODULES.add("cad", "mm.cad.module:CadModule")
 MODULES.add("llava", "mm.training.host:HostModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
@@ -63,6 +66,7 @@ TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the n
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
 EVALUATORS.add("llava_tiny", "mm.zoo.evaluate:answering")
+EVALUATORS.add("openecad_tiny", "mm.cad.evaluate:evaluate")
 EVALUATORS.add("lavi_tiny", "mm.encoders.lavi.evaluate:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
@@ -73,6 +77,6 @@ VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its 
 VERBS.add("predict", "mm.training.cli:predict", about="write the predictions of a training run")
 VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about one or more pictures")
 VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
-VERBS.add("cad", "mm.cad.command:run", about="CAD programs: convert, build, score")
+VERBS.add("cad", "mm.cad.command:run", about="CAD programs: generate, build, convert, score")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")

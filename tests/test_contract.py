@@ -60,6 +60,7 @@ CASES = {
     "LanguageBase": Case(words, lambda result: result.logits),
     "TowerBase": Case(pixels, lambda result: result.tokens),
     "VisionLanguageModel": Case(questions, lambda result: result.logits),
+    "OpenECAD": Case(questions, lambda result: result.logits),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
 }
 """Class name -> its case."""
@@ -69,6 +70,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny_lm": LANGUAGE,
     "llava_tiny": LANGUAGE,
     "lavi_tiny": LANGUAGE,
+    "openecad_tiny": {"width": 32, "depth": 2, "tower_width": 32, "tower_depth": 2},
     "tiny_vit": {"embed_dim": 32, "depth": 2},
 }
 """Preset -> smaller sizes for this file."""

@@ -65,7 +65,7 @@ def _model(name: str, device: str) -> Any:
 
     model = OpenECAD.from_pretrained(name, device=device)
     if not isinstance(model, OpenECAD):
-        raise ValueError(f"{name}: not an OpenECAD model of this toolkit; use openecad_tiny or a folder trained by mm fit")
+        raise ValueError(f"{name}: not an OpenECAD model; use openecad_tiny or a folder that mm fit trained")
     return model.eval()
 
 
