@@ -17,7 +17,7 @@ DECIMALS = 4
 _PRECISION = 8
 """Digits after the point at which scientific notation is cut."""
 
-_FRACTIONS = ((1, 1), (1, 2), (1, 3), (1, 4), (1, 6), (2, 1), (3, 2), (3, 4), (5, 6), (5, 3), (7, 6), (4, 3))
+FRACTIONS = ((1, 1), (1, 2), (1, 3), (1, 4), (1, 6), (2, 1), (3, 2), (3, 4), (5, 6), (5, 3), (7, 6), (4, 3))
 """Multiples of pi that have a name, numerator and denominator."""
 
 
@@ -105,7 +105,7 @@ def angle_text(angle: float) -> str | None:
     """
     if abs(angle) <= 1e-10:
         return None
-    for top, bottom in _FRACTIONS:
+    for top, bottom in FRACTIONS:
         if abs(abs(angle) - math.pi * top / bottom) < 1e-10:
             sign = "-" if angle < 0 else ""
             return f"{sign}{f'{top}*' if top > 1 else ''}np.pi{f'/{bottom}' if bottom > 1 else ''}"
@@ -140,7 +140,7 @@ def short_angle(angle: float, decimals: int | None) -> str | None:
         return named if named is None or "pi" in named else short_number(angle, max(decimals, 6))
     if angle == 0:
         return None
-    for top, bottom in _FRACTIONS:
+    for top, bottom in FRACTIONS:
         if abs(angle) == math.pi * top / bottom:
             return angle_text(angle)
     return short_number(angle, None)

@@ -161,10 +161,15 @@ def statistics_triton(q, k, v, mask, weights, causal, scale, entropy, reduce) ->
 
 def _attention(q, k, v, real, causal, scale, entropy) -> tuple[Tensor, Tensor, Tensor | None]:
     """Output (empty without `v`), log-sum-exp (B, H, N) and entropy (B, H, N)."""
-    if v is not None and _flash_fits(q, k, v, real, causal, entropy):
+    batch, heads, count, width = q.shape
+    if v is not None and _fused_fits(q, k, v, real, causal, entropy):
+        if _cudnn_fits(q, k, v, causal):
+            out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+                q, k, v, None, True, 0.0, causal, False, scale=scale
+            )
+            return out, lse.reshape(batch, heads, count).contiguous(), None
         out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
         return out, lse, None
-    batch, heads, count, width = q.shape
     keys = k.shape[2]
     lse = q.new_empty((batch, heads, count), dtype=torch.float32)
     spread = torch.empty_like(lse) if entropy else None
@@ -181,8 +186,8 @@ def _attention(q, k, v, real, causal, scale, entropy) -> tuple[Tensor, Tensor, T
     return out, lse, spread
 
 
-def _flash_fits(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, causal: bool, entropy: bool) -> bool:
-    """Whether torch's own flash attention gives the output and the log-sum-exp that are needed."""
+def _fused_fits(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, causal: bool, entropy: bool) -> bool:
+    """Whether torch's own attention kernels give the output and the log-sum-exp that are needed."""
     return (
         q.is_cuda
         and real is None
@@ -193,6 +198,14 @@ def _flash_fits(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, causal: bo
         and q.shape[1] == k.shape[1]
         and (not causal or q.shape[2] == k.shape[2])  # it aligns causality at the last key
     )
+
+
+def _cudnn_fits(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
+    """Whether cuDNN's attention, the faster one on Hopper, takes this call and the user has not switched it off."""
+    if torch.cuda.get_device_capability(q.device) < (9, 0) or not torch.backends.cuda.cudnn_sdp_enabled():
+        return False
+    call = torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, causal, False)
+    return torch.backends.cuda.can_use_cudnn_attention(call, debug=False)
 
 
 def _columns(q, k, lse, weights, real, causal, scale) -> Tensor:
@@ -243,5 +256,5 @@ def _column_tile(width: int) -> dict[str, int]:
     if triton_is_interpreted():
         return {"QUERIES": 16, "KEYS": 16}
     if width <= 128:
-        return {"QUERIES": 64, "KEYS": 128, "num_warps": 8, "num_stages": 3 if width <= 64 else 2}
+        return {"QUERIES": 32, "KEYS": 128, "num_warps": 4, "num_stages": 3}
     return {"QUERIES": 64, "KEYS": 64, "num_warps": 8, "num_stages": 2}

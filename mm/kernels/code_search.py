@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mm.kernels.code_search_blocked import nearest_blocked
-from mm.kernels.dispatch import Candidate, Dispatcher, Situation, needs_triton, situation, unproven
+from mm.kernels.dispatch import Candidate, Dispatcher, Situation, needs_triton, situation
 
 METRICS = ("l2", "cosine")
 
@@ -25,7 +25,7 @@ def _too_many_winners(where: Situation) -> str | None:
 
 DISPATCH = Dispatcher(
     "nearest_code",
-    Candidate("triton", "group maxima on tensor cores", lambda s: needs_triton(s) or _too_many_winners(s), unproven),
+    Candidate("triton", "group maxima on tensor cores", lambda s: needs_triton(s) or _too_many_winners(s)),
     Candidate("blocked", "low-precision matmul in blocks, winners certified"),
     Candidate(
         "reference", "all differences, row by row", unsuited=lambda _: "it is written for reading, not for speed"

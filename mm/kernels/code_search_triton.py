@@ -95,56 +95,96 @@ def _rescore_kernel(
     tl.store(distances + row, nearest)
 
 
+@triton.jit
+def _prepare_kernel(
+    x, centre, spread, low, half, norm, lost, error,
+    D: tl.constexpr, BLOCK: tl.constexpr, CENTRED: tl.constexpr, CODES: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
+    """One row minus the centre, rounded, and the norms of both parts; codes give |c|^2 / 2, vectors their error."""
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, BLOCK)
+    exact = tl.load(x + row * D + lane, mask=lane < D, other=0.0)
+    if CENTRED:
+        exact -= tl.load(centre + lane, mask=lane < D, other=0.0)
+    rounded = exact.to(low.dtype.element_ty)
+    tl.store(low + row * D + lane, rounded, mask=lane < D)
+    kept = rounded.to(tl.float32)
+    left = exact - kept
+    length, loss = tl.sqrt(tl.sum(kept * kept, 0)), tl.sqrt(tl.sum(left * left, 0))
+    if CODES:
+        tl.store(half + row, tl.sum(exact * exact, 0) / 2 if CENTRED else 0.0)
+        tl.store(norm + row, length)
+        tl.store(lost + row, loss)
+    else:  # the terms are those of the blocked search, the result is not rounded
+        most, c_norm, c_lost = tl.load(spread), tl.load(spread + 1), tl.load(spread + 2)
+        tl.store(
+            error + row,
+            loss * (c_norm + c_lost) + length * c_lost + (D + 8) * EPS * length * c_norm + 8 * EPS * most,
+        )
+
+
 def nearest_triton(x: Tensor, codebook: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """x (N, D) and codebook (K, D), both float32 -> indices (N, 1) and distances (N, 1) of the nearest code."""
     x, codebook = x.contiguous(), codebook.contiguous()
-    # The interpreter cannot multiply bfloat16, and needs no speed.
-    work = torch.float32 if triton_is_interpreted() else torch.bfloat16
-    low_codes, half, c_norm, c_lost = _prepare_codes(codebook, metric, work)
     centre = codebook.mean(0) if metric == "l2" else None
+    low_codes, statistics = _prepare(codebook, centre, None)
     groups = triton.cdiv(len(codebook), _GROUP)
     step = max(1, _MAXIMA_BYTES // (4 * groups))
     maxima = torch.empty((min(step, len(x)), groups), dtype=torch.float32, device=x.device)
     indices = torch.empty((len(x), 1), dtype=torch.int64, device=x.device)
     distances = torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
+    spread = statistics.amax(1)  # (3,)
     for start in range(0, len(x), step):
         rows = x[start : start + step]
-        exact = rows if centre is None else rows - centre
-        low = exact.to(work)
-        error = _error(exact, low, c_norm, c_lost, half)
-        _launch(rows, low, codebook, low_codes, half, maxima, error, indices[start:], distances[start:], metric)
+        low, error = _prepare(rows, centre, spread)
+        _launch(
+            rows, low, codebook, low_codes, statistics[0], maxima, error, indices[start:], distances[start:], metric
+        )
     return indices, distances
 
 
-def _prepare_codes(codebook: Tensor, metric: str, work: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rounded codes, |c|^2 / 2 (zero for cosine), the largest norm and the largest norm of what rounding lost."""
-    codes = codebook - codebook.mean(0) if metric == "l2" else codebook
-    low = codes.to(work)
-    half = codes.square().sum(1) / 2 if metric == "l2" else torch.zeros_like(codes[:, 0])
-    return low, half, low.float().norm(dim=1).max(), (codes - low.float()).norm(dim=1).max()
+def _prepare(x: Tensor, centre: Tensor | None, spread: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rounded rows (N, D), and what the search must know of each.
 
-
-def _error(exact: Tensor, low: Tensor, c_norm: Tensor, c_lost: Tensor, half: Tensor) -> Tensor:
-    """Largest error of a score per vector (N); the terms are those of the blocked search, the result is not rounded."""
-    eps = torch.finfo(torch.float32).eps
-    norm, lost = low.float().norm(dim=1), (exact - low.float()).norm(dim=1)
-    return lost * (c_norm + c_lost) + norm * c_lost + (exact.shape[1] + 8) * eps * norm * c_norm + 8 * eps * half.max()
+    Codes (`spread` None): (3, K), |c|^2 / 2 (0 for cosine), the norm, the norm of what rounding lost. Vectors, given
+    the largest of each over the codes, (3,): the largest error of one of their scores, (N).
+    """
+    count, width = x.shape
+    # The interpreter cannot multiply bfloat16, and needs no speed.
+    low = torch.empty(x.shape, dtype=torch.float32 if triton_is_interpreted() else torch.bfloat16, device=x.device)
+    found = torch.empty((count,) if spread is not None else (3, count), dtype=torch.float32, device=x.device)
+    half, norm, lost = (found, found, found) if spread is not None else found
+    block = triton.next_power_of_2(width)
+    _prepare_kernel[(count,)](
+        x, centre, spread, low, half, norm, lost, found,
+        D=width, BLOCK=block, CENTRED=centre is not None, CODES=spread is None,
+        EPS=torch.finfo(torch.float32).eps, num_warps=min(8, max(1, block // 256)),
+    )  # fmt: skip
+    return low, found
 
 
 def _launch(x, low, codes, low_codes, half, maxima, error, indices, distances, metric) -> None:
     (count, width), groups = x.shape, maxima.shape[1]
-    wide = width > 64
-    rows, columns, step = (128, 256, 64) if wide else (128, 128, max(16, triton.next_power_of_2(width)))
-    if triton_is_interpreted():
-        rows, columns, step = 16, 32, 16
-    grid = (triton.cdiv(count, rows), triton.cdiv(len(codes), columns))
+    tile = _tile(width)
+    grid = (triton.cdiv(count, tile["ROWS"]), triton.cdiv(len(codes), tile["CODES"]))
     _group_maxima_kernel[grid](
-        low, low_codes, half, maxima, count, len(codes), groups,
-        D=width, ROWS=rows, CODES=columns, STEP=step, GROUP=_GROUP,
-        num_warps=8 if wide else 4, num_stages=3,
+        low, low_codes, half, maxima, count, len(codes), groups, D=width, GROUP=_GROUP, **tile,
     )  # fmt: skip
     _rescore_kernel[(count,)](
         x, codes, maxima, error, indices, distances, len(codes), groups,
         D=width, STEP=min(256, max(16, triton.next_power_of_2(width))), CHUNK=min(1024, triton.next_power_of_2(groups)),
-        GROUP=_GROUP, COSINE=metric == "cosine", num_warps=4 if wide else 1,
+        GROUP=_GROUP, COSINE=metric == "cosine", num_warps=_rescore_warps(width),
     )  # fmt: skip
+
+
+def _tile(width: int) -> dict[str, int]:
+    """Launch constants of the group maxima, chosen on an H200 (sm_90)."""
+    if triton_is_interpreted():
+        return {"ROWS": 16, "CODES": 32, "STEP": 16}
+    if width > 64:
+        return {"ROWS": 128, "CODES": 256, "STEP": 64, "num_warps": 8, "num_stages": 3}
+    return {"ROWS": 128, "CODES": 128, "STEP": max(16, triton.next_power_of_2(width)), "num_warps": 4, "num_stages": 3}
+
+
+def _rescore_warps(width: int) -> int:
+    return 4 if width > 64 else 1

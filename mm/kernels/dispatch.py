@@ -189,11 +189,6 @@ def triton_is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1" and has_triton()
 
 
-def unproven(where: Situation) -> str | None:
-    """Why `auto` passes over a Triton kernel that has passed the interpreter but that no GPU has run in this form."""
-    return "it has not been run on a GPU in this form; ask for impl='triton'" if where.device == "cuda" else None
-
-
 def needs_triton(where: Situation) -> str | None:
     """The obstacle of a Triton kernel: it needs the package and an Ampere or newer CUDA device (or the interpreter)."""
     if where.device != "cuda" and not where.triton:

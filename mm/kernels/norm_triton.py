@@ -12,6 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mm.kernels.dispatch import triton_is_interpreted
+
+PROGRAMS_PER_PROCESSOR = 2
+"""Programs of a backward pass that sums over rows, per streaming multiprocessor."""
+BACKWARD_STAGES = 2
+"""Rows that such a program has under way: one is read while the one before is computed."""
+
 
 @triton.jit
 def _forward_kernel(
@@ -65,25 +72,27 @@ def _forward_kernel(
 def _backward_kernel(
     dy, dtotal, total, mean, scale, weight, dscale, keep, ds, ddscale, dweight, dbias, rows, D,
     BLOCK: tl.constexpr, LAYER: tl.constexpr, GEMMA: tl.constexpr, DTOTAL: tl.constexpr, WEIGHT: tl.constexpr,
-    DSCALE: tl.constexpr, KEEP: tl.constexpr, DWEIGHT: tl.constexpr, DBIAS: tl.constexpr,
+    DSCALE: tl.constexpr, KEEP: tl.constexpr, DWEIGHT: tl.constexpr, DBIAS: tl.constexpr, STAGES: tl.constexpr,
+    TRIPS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
-    inside = lane < D
     if WEIGHT:
-        w = tl.load(weight + lane, mask=inside, other=0.0).to(tl.float32)
+        w = tl.load(weight + lane, mask=lane < D, other=0.0).to(tl.float32)
         if GEMMA:
             w += 1.0
     weight_sum = tl.zeros((BLOCK,), tl.float32)
     bias_sum = tl.zeros((BLOCK,), tl.float32)
-    row = program.to(tl.int64)
-    while row < rows:
+    # The interpreter needs a trip count known in advance.
+    for trip in tl.range(0, TRIPS if TRIPS > 0 else tl.cdiv(rows, tl.num_programs(0)), num_stages=STAGES):
+        row = (trip * tl.num_programs(0) + program).to(tl.int64)
+        inside = (lane < D) & (row < rows)
         at = row * D + lane
         grad = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
         s = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)
-        r = tl.load(scale + row)
+        r = tl.load(scale + row, mask=row < rows, other=0.0)
         if LAYER:
-            s = tl.where(inside, s - tl.load(mean + row), 0.0)
+            s = tl.where(inside, s - tl.load(mean + row, mask=row < rows, other=0.0), 0.0)
         normed = s * r
         g = grad
         if WEIGHT:
@@ -91,7 +100,7 @@ def _backward_kernel(
         if DSCALE:
             changed = inside
             if KEEP:
-                changed = inside & (tl.load(keep + row) != 0)
+                changed = inside & (tl.load(keep + row, mask=row < rows, other=0) != 0)
             g += grad * tl.load(dscale + at, mask=changed, other=0.0).to(tl.float32)
             outer = tl.where(changed, grad * normed, 0.0)
             tl.store(ddscale + at, outer.to(ddscale.dtype.element_ty), mask=inside)
@@ -106,11 +115,10 @@ def _backward_kernel(
             weight_sum += grad * normed
         if DBIAS:
             bias_sum += grad
-        row += tl.num_programs(0)
     if DWEIGHT:
-        tl.store(dweight + program * D + lane, weight_sum, mask=inside)
+        tl.store(dweight + program * D + lane, weight_sum, mask=lane < D)
     if DBIAS:
-        tl.store(dbias + program * D + lane, bias_sum, mask=inside)
+        tl.store(dbias + program * D + lane, bias_sum, mask=lane < D)
 
 
 def forward_triton(
@@ -139,8 +147,9 @@ def backward_triton(dy, dtotal, total, mean, scale, weight, dscale, keep, cast, 
     """See `mm.kernels.norm._backward`."""
     dy, dtotal, total, dscale, keep = (_contiguous(t) for t in (dy, dtotal, total, dscale, keep))
     width, rows = total.shape[-1], total.numel() // max(1, total.shape[-1])
-    # Enough programs to fill the device, few enough that the partial sums stay small.
-    programs = min(rows, 4 * _processors(total.device))
+    # One row each, unless sums over rows are wanted: then enough programs to fill the device, but few partial sums.
+    summed = wants_weight or wants_bias
+    programs = min(rows, PROGRAMS_PER_PROCESSOR * _processors(total.device)) if summed else rows
     ds = torch.empty_like(total)
     ddscale = total.new_empty(0) if dscale is None else torch.empty_like(dscale)
     dweight = total.new_empty((programs, width) if wants_weight else (0,), dtype=torch.float32)
@@ -151,7 +160,8 @@ def backward_triton(dy, dtotal, total, mean, scale, weight, dscale, keep, cast, 
             dy, dtotal, total, mean, scale, weight, dscale, keep, ds, ddscale, dweight, dbias, rows, width,
             BLOCK=block, LAYER=mean.numel() > 0, GEMMA=cast == "gemma", DTOTAL=dtotal is not None,
             WEIGHT=weight is not None, DSCALE=dscale is not None, KEEP=keep is not None,
-            DWEIGHT=wants_weight, DBIAS=wants_bias, num_warps=_warps(block),
+            DWEIGHT=wants_weight, DBIAS=wants_bias, STAGES=BACKWARD_STAGES if summed else 1,
+            TRIPS=triton.cdiv(rows, programs) if triton_is_interpreted() else 0, num_warps=_warps(block),
         )  # fmt: skip
     dweight = dweight.sum(0).to(weight.dtype) if wants_weight else dweight
     return ds, ddscale, dweight, dbias.sum(0) if wants_bias else dbias

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mm.kernels.dispatch import Candidate, Dispatcher, Situation, needs_triton, situation, unproven
+from mm.kernels.dispatch import Candidate, Dispatcher, Situation, needs_triton, situation
 from mm.kernels.windows import Size3, WindowLayout, check_table, pair_index, window_layout
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
@@ -28,7 +28,7 @@ def _no_triton(where: Situation) -> str | None:
 
 DISPATCH = Dispatcher(
     "window_attention_3d",
-    Candidate("triton", "scores never leave the chip", _no_triton, unproven),
+    Candidate("triton", "scores never leave the chip", _no_triton),
     Candidate("blocked", "a few windows at a time, softmax recomputed in the backward pass"),
     Candidate("reference", "plain torch, all windows at once"),
 )

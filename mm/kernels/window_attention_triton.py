@@ -35,10 +35,10 @@ class Tiles:
 
 
 TILES = {
-    ("forward", True): Tiles(64, 64, 4),
-    ("queries", True): Tiles(64, 32, 4),
-    ("keys", True): Tiles(128, 64, 4),
-    ("bias", True): Tiles(64, 64, 4, 1),
+    ("forward", True): Tiles(64, 32, 4),
+    ("queries", True): Tiles(128, 32, 4),
+    ("keys", True): Tiles(64, 128, 4, 3),
+    ("bias", True): Tiles(128, 64, 4, 1),
     ("forward", False): Tiles(64, 64, 4),
     ("queries", False): Tiles(64, 64, 4),
     ("keys", False): Tiles(64, 64, 4),
@@ -273,6 +273,7 @@ def _expand_kernel(
         place += head * n * n
     x = tl.load(bias + place, mask=inside, other=0.0).to(tl.float32) * 1.4426950408889634
     x = tl.where((column < n)[None, :], x, -float("inf"))
+    x = x.to(log2_bias.dtype.element_ty)
     tl.store(log2_bias + (head * P + row)[:, None] * P + column[None, :], x)
     if BOTH:
         tl.store(transposed + head * P * P + column[None, :] * P + row[:, None], x)
@@ -310,7 +311,7 @@ def forward(
     groups, n = index.shape
     out = tokens.new_empty(batch, length, heads, size)
     lse = torch.empty(batch, groups, heads, n, dtype=torch.float32, device=tokens.device)
-    log2_bias, _ = _log2_bias(bias, pairs, heads, n, both=False)
+    log2_bias, _ = _log2_bias(bias, pairs, heads, n, _bias_dtype(tokens), both=False)
     tiles, common = _common("forward", tokens, index, labels, pad)
     _forward_kernel[batch * groups, heads, triton.cdiv(n, tiles.rows)](
         tokens, log2_bias, index, labels, pad, out, lse, scale * LOG2E, groups, length, **common
@@ -337,7 +338,7 @@ def backward(
     groups, n = index.shape
     windows = batch * groups
     d_tokens, delta = torch.empty_like(tokens), torch.empty_like(lse)
-    log2_bias, transposed = _log2_bias(bias, pairs, heads, n, both=True)
+    log2_bias, transposed = _log2_bias(bias, pairs, heads, n, _bias_dtype(tokens), both=True)
     end = (scale * LOG2E, groups, length)
 
     tiles, common = _common("queries", tokens, index, labels, pad)
@@ -393,10 +394,17 @@ def _table_gradient(partial: Tensor, table: Tensor, pairs: Tensor) -> Tensor:
     return d_table.to(table.dtype)
 
 
-def _log2_bias(bias: Tensor, pairs: Tensor | None, heads: int, n: int, *, both: bool) -> tuple[Tensor, Tensor]:
-    """(heads, P, P) fp32 in units of log2, -inf in the added columns and 0 in the added rows; and its transpose."""
+def _bias_dtype(tokens: Tensor) -> torch.dtype:
+    """float16 beside half-precision tokens: half the traffic, and 8 times finer than bfloat16's own rounding."""
+    return torch.float16 if tokens.element_size() == 2 else torch.float32
+
+
+def _log2_bias(
+    bias: Tensor, pairs: Tensor | None, heads: int, n: int, dtype: torch.dtype, *, both: bool
+) -> tuple[Tensor, Tensor]:
+    """(heads, P, P) in units of log2, -inf in the added columns and 0 in the added rows; and its transpose."""
     size, side = _padded(n), 32
-    log2_bias = torch.empty(heads, size, size, dtype=torch.float32, device=bias.device)
+    log2_bias = torch.empty(heads, size, size, dtype=dtype, device=bias.device)
     transposed = torch.empty_like(log2_bias) if both else log2_bias
     _expand_kernel[heads, size // side, size // side](
         bias.contiguous(), pairs, log2_bias, transposed,

@@ -6,7 +6,7 @@ import torch
 
 from mm.kernels import bench
 from mm.kernels.bench import Case, Contest, Target
-from mm.kernels.measure import Timing, peak_bytes, time_alternating
+from mm.kernels.measure import Ceilings, Timing, peak_bytes, time_alternating
 
 MIB = 2**20
 
@@ -44,12 +44,23 @@ def test_verdicts_are_met_and_missed():
         Target(kind="memory", limit=0.05, peer="peer"),
         Target(kind="bandwidth", limit=0.8),
     ]
-    words = [part.split(":")[0] for part in bench._verdict(targets, times, peaks, share=0.9).split("; ")]
+    words = [verdict.split(":")[0] for verdict in bench._verdicts(targets, times, peaks, share=0.9)]
     assert words == ["met", "MISSED", "met", "MISSED", "met"]
-    slow = {**times, "ours": Timing(6.0, 5, 7)}
-    assert bench._verdict([Target(kind="overhead", limit=0.1, peer="peer")], slow, peaks, 0).startswith(
-        "MISSED: +20.0%"
-    )
+    slow, over = {**times, "ours": Timing(6.0, 5, 7)}, Target(kind="overhead", limit=0.1, peer="peer")
+    assert bench._verdicts([over], slow, peaks, 0)[0].startswith("MISSED: +20.0%")
+    assert bench._verdicts([over], {"ours": Timing(2.0, 1, 3)}, peaks, 0) == ["no figure against peer"]
+
+
+def test_a_peer_that_fails_is_named_and_left_out():
+    def broken():
+        raise RuntimeError("unsupported shape")
+
+    x = torch.randn(8, 8)
+    contest = Contest(ours=lambda: x @ x, peers={"slow": lambda: x @ x, "broken": broken}, bytes=1, flops=1)
+    case = Case(kernel="square", shape="8x8", build=lambda device: contest)
+    rows = bench.run_case(case, "cpu", Ceilings(1.0, {"float32": 1.0}), budget_s=0.0)
+    assert [row.candidate for row in rows] == ["ours", "slow"]
+    assert rows[0].verdict == "broken does not run here (RuntimeError)"
 
 
 def test_the_table_says_that_no_gpu_was_used(monkeypatch, capsys):

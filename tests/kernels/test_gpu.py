@@ -56,7 +56,7 @@ def test_modulated_norm(rng, close, kind, cast, dtype, shape):
     tensors = [draw(rng, *shape, dtype=dtype) for _ in range(4)] + [draw(rng, shape[1], dtype=dtype)]
     results = []
     for impl, wide in (("triton", dtype), ("reference", torch.float64)):
-        x, residual, dscale, dshift, weight = leaves = [t.to(wide).requires_grad_() for t in tensors]
+        x, residual, dscale, dshift, weight = leaves = [t.to(wide, copy=True).requires_grad_() for t in tensors]
         y, total = modulated_norm(x, weight, None, dscale, dshift, kind=kind, cast=cast, residual=residual, impl=impl)
         (y * total.detach()).sum().backward()
         results.append([y.detach(), *(t.grad for t in leaves)])

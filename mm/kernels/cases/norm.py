@@ -21,6 +21,7 @@ def cases() -> list[Case]:
         _case("forward", 65536, 3584, _forward, ("cuda",), BANDWIDTH),
         _case("forward and backward", 65536, 3584, _both, ("cuda",), BANDWIDTH),
         _case("forward and backward", 32768, 4096, _both, ("cuda",), BANDWIDTH),
+        _case("forward and backward, weight frozen", 65536, 3584, _frozen, ("cuda",), BANDWIDTH),
     ]
 
 
@@ -62,13 +63,19 @@ def _forward(rows: int, width: int, device: str) -> Contest:
     return Contest(ours=lambda: _ours(*tensors), peers=peers, bytes=moved, flops=8.0 * rows * width)
 
 
-def _both(rows: int, width: int, device: str) -> Contest:
-    tensors = tuple(t.requires_grad_() for t in _draw(rows, width, device))
+def _frozen(rows: int, width: int, device: str) -> Contest:
+    """LaVi's training: the language model's weight stands still, the changes learn."""
+    return _both(rows, width, device, frozen=True)
+
+
+def _both(rows: int, width: int, device: str, frozen: bool = False) -> Contest:
+    tensors = _draw(rows, width, device)
+    wanted = tuple(t.requires_grad_() for t in tensors if not (frozen and t.ndim == 1))
     dy, dtotal = (torch.randn_like(tensors[0]) for _ in range(2))
 
     def run(function):
         def step() -> tuple[Tensor, ...]:
-            return torch.autograd.grad(function(*tensors), tensors, (dy, dtotal))
+            return torch.autograd.grad(function(*tensors), wanted, (dy, dtotal))
 
         return step
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mm.kernels.bench import Case, Contest, Target
 from mm.kernels.scored_attention import attention_with_scores
 
+FLASH = "FlashAttention alone"
 ROWS = {
     "cpu": (Target(kind="overhead", limit=0.03, peer="attention alone"),),
-    "cuda": (Target(kind="overhead", limit=0.02, peer="attention alone"),),
+    "cuda": (Target(kind="overhead", limit=0.02, peer=FLASH),),
 }
 COLUMNS = {
     "cpu": (Target(kind="overhead", limit=0.6, peer="attention alone"),),
-    "cuda": (Target(kind="overhead", limit=0.35, peer="attention alone"),),
+    "cuda": (Target(kind="overhead", limit=0.35, peer=FLASH),),
 }
 
 
@@ -80,10 +82,14 @@ def _contest(options: dict[str, Any], heads: int, kv_heads: int, tokens: int, wi
             found.append(torch.special.entr(p).sum(-1).mean(1))
         return tuple(found)
 
+    def flash() -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return alone()
+
     size = torch.finfo(dtype).bits // 8
     return Contest(
         ours=lambda: attention_with_scores(q, k, v, **options),
-        peers={"attention alone": alone, "eager, whole matrix": eager},
+        peers={"attention alone": alone, **({FLASH: flash} if device == "cuda" else {}), "eager, whole matrix": eager},
         bytes=float(size * batch * tokens * width * 2 * (heads + kv_heads)),
         flops=4.0 * batch * heads * tokens**2 * width / (2 if causal else 1),
         matmul="bfloat16" if device == "cuda" else "float32",

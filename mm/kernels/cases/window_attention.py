@@ -17,14 +17,13 @@ from mm.kernels.bench import Case, Contest, Target
 from mm.kernels.window_attention import shifted_window_attention, window_attention_3d
 from mm.kernels.windows import Size3, relative_position_bias, window_layout
 
-SHAPES: dict[str, tuple[Size3, Size3, int, int]] = {
-    "VELVET-Med Sv stage 1": ((48, 48, 48), (7, 7, 7), 4, 12),
-    "VELVET-Med Sv stage 2": ((24, 24, 24), (7, 7, 7), 8, 12),
-    "VELVET-Med Sv stage 4": ((6, 6, 6), (7, 7, 7), 32, 12),
-    "E-ViLM 30m stage 1, 4 frames": ((4, 56, 56), (8, 7, 7), 2, 32),
+SHAPES: dict[str, tuple[int, Size3, Size3, int, int]] = {
+    "VELVET-Med Sv stage 1": (10, (48, 48, 48), (7, 7, 7), 4, 12),
+    "VELVET-Med Sv stage 2": (10, (24, 24, 24), (7, 7, 7), 8, 12),
+    "VELVET-Med Sv stage 4": (10, (6, 6, 6), (7, 7, 7), 32, 12),
+    "E-ViLM 30m stage 1, 4 frames": (20, (4, 56, 56), (8, 7, 7), 2, 32),
 }
-"""Volume in tokens, window, heads, head size."""
-BATCH = {"cpu": 1, "cuda": 8}
+"""Samples per GPU in the published training (one on a CPU), volume in tokens, window, heads, head size."""
 
 
 def cases() -> list[Case]:
@@ -51,7 +50,7 @@ def cases() -> list[Case]:
 
 def _cost(name: str, batch: int, element_size: int) -> tuple[float, float]:
     """Least bytes and FLOPs of forward and backward."""
-    dims, window, heads, size = SHAPES[name]
+    _, dims, window, heads, size = SHAPES[name]
     layout = window_layout(dims, window, (0, 0, 0), torch.device("cpu"))
     groups, n = layout.index.shape
     tokens = batch * dims[0] * dims[1] * dims[2] * heads * size
@@ -64,8 +63,8 @@ def _dtype(device: str) -> torch.dtype:
 
 def _alone(name: str, device: str) -> Contest:
     """Forward and backward from the projection to the heads' output, shifted."""
-    dims, window, heads, size = SHAPES[name]
-    batch, dtype = BATCH[device], _dtype(device)
+    samples, dims, window, heads, size = SHAPES[name]
+    batch, dtype = samples if device == "cuda" else 1, _dtype(device)
     shift: Size3 = tuple(w // 2 for w in window)  # type: ignore[assignment]
     rng = torch.Generator().manual_seed(0)
     qkv = torch.randn(batch, *dims, 3 * heads * size, generator=rng).to(device, dtype).requires_grad_()
@@ -157,7 +156,7 @@ def _block(name: str, device: str) -> Contest:
 
     swin = require("monai.networks.nets.swin_unetr", extra="medical", purpose="Comparing with MONAI's block")
 
-    dims, window, heads, size = SHAPES[name]
+    samples, dims, window, heads, size = SHAPES[name]
     torch.manual_seed(0)
     shift = tuple(w // 2 for w in window)
     theirs, fused = (swin.SwinTransformerBlock(heads * size, heads, window, shift).to(device) for _ in range(2))
@@ -166,7 +165,7 @@ def _block(name: str, device: str) -> Contest:
     used, moved_by = swin.get_window_size(dims, window, shift)
     padded = [-(-d // w) * w for d, w in zip(dims, used, strict=True)]
     mask = swin.compute_mask(padded, used, moved_by, device)
-    x = torch.randn(BATCH[device], *dims, heads * size, device=device, requires_grad=True)
+    x = torch.randn(samples if device == "cuda" else 1, *dims, heads * size, device=device, requires_grad=True)
     grad = torch.randn_like(x)
 
     def run(block: torch.nn.Module) -> None:
