@@ -9,6 +9,7 @@ import numpy as np
 
 from mm.cad.data import draw_part
 from mm.cad.emitter import emit
+from mm.cad.errors import ProgramError
 from mm.cad.kernel import Limits, Solid, build
 from mm.cad.metrics.counts import kinds_of, text_counts
 from mm.cad.metrics.shapes import scaled_overlap
@@ -26,6 +27,7 @@ SAMPLES = 8
 CONSTANTS = 24
 """Training programs among which the best constant answer is sought."""
 CONSTANT_PARTS = 48
+CONSTRAINED_PARTS = 64
 LIMITS = Limits(seconds=10.0, cpu_seconds=10.0)
 
 
@@ -38,10 +40,11 @@ def evaluate(model: OpenECAD, *, seed: int = 0, parts: int = PARTS) -> dict[str,
         parts: How many.
 
     Returns:
-        `valid_program`, `valid_solid`: shares; `curve_kinds`: share of parts in which every loop has the right kinds
-        of curves in the right order; `curve_accuracy`: the published count, 0..1; `scaled_iou`: mean overlap in the
-        unit box, 0 where there is no solid; `reranked_iou`: the same for the best of 1 + 8 candidates by likeness to
-        the picture; `shuffled_*`: with another part's picture; `constant_iou`: the one program that does best.
+        `valid_program`, `valid_solid`: shares, decoded freely; `valid_constrained`: the first under the grammar;
+        `curve_kinds`: share of parts in which every loop has the right kinds of curves in the right order;
+        `curve_accuracy`: the published count, 0..1; `scaled_iou`: mean overlap in the unit box, 0 where there is no
+        solid; `reranked_iou`: the same for the best of 1 + 8 candidates by likeness to the picture; `shuffled_*`: with
+        another part's picture; `constant_iou`: the one program that does best.
     """
     seeds = Split("test").seeds[seed * parts : (seed + 1) * parts]
     programs = [sample_part(number, TINY).program for number in seeds]
@@ -54,17 +57,29 @@ def evaluate(model: OpenECAD, *, seed: int = 0, parts: int = PARTS) -> dict[str,
     turned = [programs[-1], *programs[:-1]]  # every program meets the answer to another part's picture
     shuffled = answer_scores(greedy, turned, [solids[-1], *solids[:-1]])
     scores |= {f"shuffled_{name}": shuffled[name] for name in ("curve_kinds", "scaled_iou")}
+    held = propose(model, pictures[:CONSTRAINED_PARTS], samples=0, constrained=True)
+    scores["valid_constrained"] = float(np.mean([_parses(found[0].text) for found in held]))
     scores["reranked_iou"] = float(np.mean(overlaps(ranked, solids)))
     scores["constant_iou"] = constant_overlap(solids[:CONSTANT_PARTS])
     return scores
 
 
-def propose(model: OpenECAD, pictures: Sequence[Any], *, samples: int, group: int = 32) -> list[list[Candidate]]:
+def _parses(text: str) -> bool:
+    try:
+        parse(text)
+    except ProgramError:
+        return False
+    return True
+
+
+def propose(
+    model: OpenECAD, pictures: Sequence[Any], *, samples: int, constrained: bool = False, group: int = 32
+) -> list[list[Candidate]]:
     """Candidates for many grey pictures, some at a time."""
     found: list[list[Candidate]] = []
     for start in range(0, len(pictures), group):
         colour = [picture[..., None].repeat(3, axis=-1) for picture in pictures[start : start + group]]
-        found += model.propose(colour, samples=samples)
+        found += model.propose(colour, samples=samples, constrained=constrained)
     return found
 
 

@@ -38,15 +38,8 @@ def generate(
     Raises:
         ValueError: the picture cannot be read or shows nothing.
     """
-    if constrained:
-        options["logits_processor"] = grammar(model)
-    (candidates,) = model.propose([picture], samples=samples, seed=seed, **options)
+    (candidates,) = model.propose([picture], samples=samples, seed=seed, constrained=constrained, **options)
     return best(candidates, as_seen(picture, model.picture_size))
-
-
-def grammar(model: OpenECAD) -> Any:
-    """Logits processors that keep the model within the language."""
-    raise NotImplementedError
 
 
 def compare_sheet(picture: Any, found: Checked, path: str | Path) -> None:

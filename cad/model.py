@@ -20,6 +20,8 @@ PROMPT = "program:"
 """Question behind the picture."""
 MAX_NEW_TOKENS = 192
 """Longest program of the tiny model, tokens."""
+CONSTRAINED_ROOM = 640
+"""Room under the grammar, tokens: it must hold the shortest program even if every character is a token."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Candidate:
 
 class OpenECAD(VisionLanguageModel):
     """Picture of a part -> program text."""
+
+    _trie: Any = None
+    """The tokenizer's pieces as the constraint reads them; made when first needed."""
 
     @property
     def picture_size(self) -> int:
@@ -52,6 +57,7 @@ class OpenECAD(VisionLanguageModel):
         samples: int = 0,
         temperature: float = 0.7,
         seed: int = 0,
+        constrained: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         **options: Any,
     ) -> list[list[Candidate]]:
@@ -62,13 +68,17 @@ class OpenECAD(VisionLanguageModel):
             samples: Further programs per picture, drawn at `temperature`.
             temperature: Of the samples.
             seed: Of the samples.
-            max_new_tokens: Longest program, tokens; a longer one is cut.
-            options: Further generation options (`logits_processor=` for constrained decoding).
+            constrained: Only tokens that the grammar allows; every text is then a whole program.
+            max_new_tokens: Longest program, tokens; a longer one is cut. Constrained programs have more room.
+            options: Further generation options.
 
         Raises:
             ValueError: a picture that cannot be read or shows nothing.
         """
         seen = [self.see(picture) for picture in pictures]
+        if constrained:
+            max_new_tokens = max(max_new_tokens, CONSTRAINED_ROOM)
+        options["constrained"] = constrained
         found = [[candidate] for candidate in self._decode(seen, max_new_tokens, do_sample=False, **options)]
         if samples:
             repeated = [picture for picture in seen for _ in range(samples)]
@@ -81,7 +91,11 @@ class OpenECAD(VisionLanguageModel):
         return found
 
     @torch.inference_mode()
-    def _decode(self, pictures: Sequence[Any], max_new_tokens: int, **options: Any) -> list[Candidate]:
+    def _decode(
+        self, pictures: Sequence[Any], max_new_tokens: int, *, constrained: bool, **options: Any
+    ) -> list[Candidate]:
+        if constrained:
+            options["logits_processor"] = [self._constraint(max_new_tokens)]
         training = self.training
         self.eval()
         try:
@@ -94,6 +108,15 @@ class OpenECAD(VisionLanguageModel):
         confidence = self._confidence(result.sequences, torch.stack(result.scores, dim=1))
         texts = self.processor.tokenizer.batch_decode(result.sequences, skip_special_tokens=True)
         return [Candidate(text, float(value)) for text, value in zip(texts, confidence, strict=True)]
+
+    def _constraint(self, max_new_tokens: int) -> Any:
+        """A fresh constraint: it remembers where the rows of one generation began."""
+        from mm.cad.decoding import ProgramConstraint, TokenTrie
+
+        tokenizer = self.processor.tokenizer
+        if self._trie is None:
+            self._trie = TokenTrie(tokenizer)
+        return ProgramConstraint(tokenizer, style="canonical", max_new_tokens=max_new_tokens, trie=self._trie)
 
     def _confidence(self, ids: Tensor, scores: Tensor) -> Tensor:
         """Geometric mean of the chosen tokens' probabilities, padding left out, (B,)."""

@@ -39,7 +39,7 @@ def openecad_tiny(
         num_hidden_layers=depth,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=512,
+        max_position_embeddings=1024,
         initializer_range=0.05,
         tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id,
