@@ -144,8 +144,8 @@ def _holes(random: np.random.Generator, family: str, width: float, height: float
     if pattern == "none" or room < 2:
         return []
     if pattern == "one" or family == "disc":
-        return [circle(middle, float(random.integers(1, room - 1, endpoint=True)))]
-    radius = float(random.integers(1, max(1, min(room // 2, 3)), endpoint=True))
+        return [circle(middle, _whole(random, 1, room - 1))]
+    radius = _whole(random, 1, max(1, min(room // 2, 3)))
     inset = radius + 1 + (height // 2 if family in ("slot", "half_round", "hexagon") else 0)
     if pattern == "row" or family in ("slot", "half_round", "hexagon"):
         left = max(inset, radius + 1)
@@ -168,15 +168,20 @@ def _second(
     space = thickness - 1 if pocket else longest - thickness
     if room < 1 or space < 1:
         return None
-    depth = float(random.integers(1, min(space, 12), endpoint=True))
+    depth = _whole(random, 1, min(space, 12))
     centre: Vec2 = (width // 2, height // 2)
     if random.random() < 0.5 or family == "disc":
-        loop = circle(centre, float(random.integers(1, room, endpoint=True)))
+        loop = circle(centre, _whole(random, 1, room))
     else:
-        loop = _around(centre, *(float(random.integers(1, room, endpoint=True)) for _ in range(2)))
+        loop = _around(centre, *(_whole(random, 1, room) for _ in range(2)))
     plane = RelativePlane(0, (0.0, 0.0), "extent_one")
     operation = Operation.CUT if pocket else Operation.JOIN
     return Extrude(plane, (loop,), operation, ExtentType.ONE_SIDE, -depth if pocket else depth)
+
+
+def _whole(random: np.random.Generator, low: float, high: float) -> float:
+    """A whole number in low..high, both ends included."""
+    return float(random.integers(int(low), int(high), endpoint=True))
 
 
 def _around(centre: Vec2, half_width: float, half_height: float) -> Loop:

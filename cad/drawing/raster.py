@@ -51,7 +51,7 @@ def rasterise(corners: Floats, width: int, height: int) -> Fragments:
     last = np.minimum(np.ceil(bottom[:, 1] - 0.5) - 1, height - 1).astype(np.int64)
     owner, step = expand(np.maximum(last - first + 1, 0))
     row = first[owner] + step
-    y = row + 0.5
+    y = row.astype(np.float64) + 0.5
     long = _crossing(top[owner], bottom[owner], y)
     upper = y < middle[owner, 1]
     short = np.where(upper, _crossing(top[owner], middle[owner], y), _crossing(middle[owner], bottom[owner], y))
@@ -60,7 +60,7 @@ def rasterise(corners: Floats, width: int, height: int) -> Fragments:
     piece, step = expand(np.maximum(right - left + 1, 0))
     x, triangle = left[piece] + step, owner[piece]
     pixel = row[piece] * width + x
-    depth = _depth(corners, triangle, x + 0.5, y[piece])
+    depth = _depth(corners, triangle, x.astype(np.float64) + 0.5, y[piece])
     order = np.argsort(_sort_keys(pixel, depth), kind="stable")  # equal depths stay in the order of the triangles
     pixel, depth, triangle = pixel[order], depth[order], triangle[order]
     starts = np.flatnonzero(np.diff(pixel, prepend=-1))

@@ -53,6 +53,11 @@ RECIPES = {
         about="LaVi on tiny_lm and tiny_vit, both frozen: answers about boards, scenes and clips.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes, drawn clips",
     ),
+    "openecad_tiny": Recipe(
+        config="cad/tiny",
+        about="OpenECAD of 1.1 million parameters: one picture of a part -> the program that builds it.",
+        data="procedural parts of mm.cad.procedural (TINY), iso view, drawn by the package's own rasteriser",
+    ),
     "llava_tiny": Recipe(
         config="llava/tiny",
         about="The concatenation host on the same frozen tiny_lm and tiny_vit: only its projector is trained.",
