@@ -19,6 +19,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from mm.cad.emitter import Style
 from mm.cad.grammar import Grammar, State
+from mm.cad.matchers import Number
 from mm.cad.parser import parse
 from mm.cad.program import Program
 
@@ -199,25 +200,50 @@ class _Place:
         if left is None or left > _SLACK or left > len(self.state.ending()) + len(tail) + _GROWTH:
             return found
         # Every token is checked against the room it leaves: the ending may take one token per character.
-        return [t for t in found if self._fits(t, constraint, left - 1)] or self._shortest(constraint)
-
-    def _fits(self, token: int, constraint: ProgramConstraint, left: int) -> bool:
-        if token == constraint.eos:
-            return True
-        place = self.after(constraint.trie.texts[token], constraint.tail)
-        if place.rest is not None:
-            return len(place.rest) + 1 <= left
-        return len(place.state.ending()) + len(constraint.tail) + 1 <= left
+        fits = _Fit(self.state, left - 2 - len(tail))
+        return [t for t in found if t == constraint.eos or fits(trie.texts[t])] or self._shortest(constraint)
 
     def _shortest(self, constraint: ProgramConstraint) -> list[int]:
         ending = self.state.ending() + constraint.tail
         return constraint.trie.along(ending)[-1:] if ending else [constraint.eos]
 
 
+class _Fit:
+    """Whether the shortest ending after a token fits into the room (tokens, at one per character).
+
+    A number has hundreds of continuations, and their endings differ only in padding: those that leave the value that
+    would close the loop are judged by the first of them.
+    """
+
+    def __init__(self, state: State, room: int) -> None:
+        self.state, self.room = state, room
+        matcher = state.queue[0].matcher if state.queue else None
+        self.number = matcher if isinstance(matcher, Number) else None
+        self.inside: bool | None = None
+
+    def __call__(self, text: str) -> bool:
+        after = self.state.advance(text)
+        if after is None:  # the text after the program
+            return True
+        if self.number is None or after.queue is not self.state.queue or self._ends_at_goal(after.partial):
+            return len(after.ending()) <= self.room
+        if self.inside is None:
+            self.inside = len(after.ending()) + _PADDING <= self.room
+        return self.inside
+
+    def _ends_at_goal(self, partial: str) -> bool:
+        """Whether the shortest number that begins like this closes the loop."""
+        assert self.number is not None
+        goal = self.number.goal
+        return bool(goal) and float(partial + self.number.ending(partial)) == float(goal)
+
+
 _SLACK = 1500
 """Room, in tokens, above which no ending can be too long."""
-_GROWTH = 800
+_GROWTH = 600
 """Characters by which one token can lengthen the ending: it may open a feature, a loop and a curve."""
+_PADDING = 16
+"""Characters by which a token inside a number can lengthen the ending."""
 
 
 def complete_program(text: str) -> Program | None:

@@ -125,17 +125,15 @@ def write_vector(program: Program, scale: float | Literal["keep"] | None = None)
     Raises:
         ValueError: the part does not fit the limits of the format.
     """
-    keep_grid = scale == "keep"
-    if scale == "keep":
-        scale = 1.0
-    elif scale is None:
+    factor = 1.0 if isinstance(scale, str) else scale
+    if factor is None:
         low, high = part_box(program)
-        scale = _UNIT_CUBE / max(abs(value) for value in (*low, *high))
+        factor = _UNIT_CUBE / max(abs(value) for value in (*low, *high))
     if len(program.extrudes) > MAX_EXTRUDES:
         raise ValueError(f"a vector holds {MAX_EXTRUDES} extrudes, the program has {len(program.extrudes)}")
     rows: list[list[int]] = []
     for index, (extrude, frame) in enumerate(zip(program.extrudes, resolve_planes(program), strict=True)):
-        rows += _rows(index, extrude, frame, scale, keep_grid=keep_grid)
+        rows += _rows(index, extrude, frame, factor, keep_grid=scale == "keep")
     rows.append([END] + [-1] * (COLUMNS - 1))
     if len(rows) > MAX_ROWS:
         raise ValueError(f"a vector holds {MAX_ROWS} rows, the program needs {len(rows)}")

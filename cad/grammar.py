@@ -86,9 +86,9 @@ class State:
         """Read more text; None if no program begins like that."""
         state: State | None = self
         for letter in text:
-            state = state.step(letter)
             if state is None:
                 return None
+            state = state.step(letter)
         return state
 
     def step(self, letter: str) -> State | None:

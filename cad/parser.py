@@ -125,7 +125,7 @@ class _Sketch(NamedTuple):
 
 
 class _Feature(NamedTuple):
-    index: int
+    number: int
     names: tuple[tuple[str, ...], ...]
 
 
@@ -199,8 +199,8 @@ class _Builder:
 
     def find(self, name: Name, kind: type, *, list_kind: str | None = None) -> Any:
         """What a name stands for, which must be of the given kind."""
-        found = self.known.get(name.text)
-        if type(found) is kind and (list_kind is None or found.kind == list_kind):
+        found: Any = self.known.get(name.text)
+        if type(found) is kind and (not isinstance(found, _List) or list_kind in (None, found.kind)):
             return found
         if found is None:
             raise SyntaxProblem("undefined-name", f"{name.text} is not defined", name.offset, name.text)
@@ -281,7 +281,7 @@ class _Builder:
             place = self.line_place(feature, extrude, line)
         elif line is not None:
             self.notice("ignored-argument", f'line= has no meaning for type "{kind}"')
-        made = RelativePlane(feature.index, origin, kind, place, reverse, angle)
+        made = RelativePlane(feature.number, origin, kind, place, reverse, angle)
         self.known[statement.targets[0].text] = _Plane(made)
 
     def line_place(self, feature: _Feature, extrude: Name, line: Name) -> tuple[int, int]:

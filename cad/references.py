@@ -88,7 +88,7 @@ def improved_plane(features: list[Feature], index: int, printed: list[tuple[Extr
         return (round(math.hypot(*plane.origin) / max(size, 1e-9), 4), -plane.extrude)
 
     for plane in sorted(found, key=distance):
-        meant = relative_frame(as_printed(plane), *printed[plane.extrude])
+        meant = relative_frame(printed_reference(plane), *printed[plane.extrude])
         if same_frame(meant, target, _PRINTED_ORIGIN, _PRINTED_AXIS):
             return plane
     return absolute_plane(target)
@@ -164,6 +164,11 @@ def as_printed(plane: Plane) -> Plane:
     """A plane with its numbers as official text has them: lengths to 4 decimals, angles to 6."""
     if isinstance(plane, AbsolutePlane):
         return AbsolutePlane(_printed(plane.origin), _printed(plane.normal), _printed(plane.x_axis))
+    return printed_reference(plane)
+
+
+def printed_reference(plane: RelativePlane) -> RelativePlane:
+    """A reference with its numbers as official text has them."""
     return replace(plane, origin=_printed(plane.origin), angle=rounded(plane.angle, 6))
 
 

@@ -228,7 +228,7 @@ class _Reader:
             self.i = start + sign + 1
             value = float(token.text)
             return checked(-value if sign else value, token.offset)
-        offset, items = tokens[start].offset, []
+        offset, items = tokens[start].offset, list[Operand]()
         self.sum(items)
         if any(isinstance(item, str) and item[0].isidentifier() and item != "neg" for item in items):
             return Formula(tuple(items), offset)

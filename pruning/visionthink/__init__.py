@@ -7,6 +7,7 @@ Source: VisionThink (Yang et al. 2025, arXiv:2507.13348).
 
 from mm.pruning.visionthink.advantage import grpo_advantages
 from mm.pruning.visionthink.format import extract_answer, format_reward
+from mm.pruning.visionthink.generator import AdaptiveAnswer, AdaptiveGenerator
 from mm.pruning.visionthink.grpo import grpo_loss
 from mm.pruning.visionthink.labels import label_by_rollouts
 from mm.pruning.visionthink.mrope import mrope_positions
@@ -17,6 +18,8 @@ from mm.pruning.visionthink.reward import group_rewards
 from mm.pruning.visionthink.tool_call import parse_tool_call
 
 __all__ = [
+    "AdaptiveAnswer",
+    "AdaptiveGenerator",
     "ResolutionPolicy",
     "ToolProtocol",
     "extract_answer",

@@ -19,6 +19,10 @@ VISION = "<|vision_start|><|image_pad|><|vision_end|>"
 CALL_TEXT = json.dumps({"name": FUNCTION, "arguments": {"action": ACTION}})
 """The call that a model is expected to write between the tags."""
 
+START, END = "<|im_start|>", "<|im_end|>"
+OPENED = f"{START}assistant\n"
+"""Where the assistant begins to write."""
+
 _SIGNATURE = {
     "type": "function",
     "function": {
@@ -115,11 +119,14 @@ class ToolProtocol:
         turns = (("system", self.system), ("user", self.first_turn(question, pictures)))
         return [{"role": role, "content": text} for role, text in turns if text]
 
+    def prompt_ids(self, question: str, tokenizer: Any, pictures: int = 1) -> list[int]:
+        """Token ids of the prompt, one image token per picture, with the turn of the assistant opened."""
+        turns = (f"{START}{turn['role']}\n{turn['content']}{END}\n" for turn in self.messages(question, pictures))
+        return _ids("".join(turns) + OPENED, tokenizer)
+
     def observation_ids(self, text: str, tokenizer: Any) -> list[int]:
         """Token ids that append a user turn and open the next turn of the assistant."""
-        turn = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-        ids: Sequence[int] = tokenizer(turn, add_special_tokens=False).input_ids
-        return list(ids)
+        return _ids(f"{START}user\n{text}{END}\n{OPENED}", tokenizer)
 
     @staticmethod
     def _filled(text: str, **values: str) -> str:
@@ -127,3 +134,8 @@ class ToolProtocol:
         for name, value in values.items():
             text = text.replace("{" + name + "}", value)
         return text
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    found: Sequence[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return list(found)

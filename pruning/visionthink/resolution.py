@@ -30,19 +30,27 @@ class TokenGrid:
 
     size: Size
     """Pixels after rounding."""
-    tokens: int
-    """Visual tokens after merging 2 x 2 patches."""
+    factor: int = FACTOR
+    """Side of a visual token in pixels."""
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens after merging 2 x 2 patches."""
+        return self.size[0] * self.size[1] // self.factor**2
 
     @property
     def patches(self) -> tuple[int, int]:
         """Rows and columns of patches before merging."""
-        return self.size[1] // (FACTOR // 2), self.size[0] // (FACTOR // 2)
+        return self.size[1] * 2 // self.factor, self.size[0] * 2 // self.factor
 
 
-def token_grid(width: int, height: int, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> TokenGrid:
+def token_grid(
+    width: int, height: int, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS, factor: int = FACTOR
+) -> TokenGrid:
     """Size and visual tokens of a picture after Qwen2.5-VL's image processor.
 
-    Both sides become multiples of 28 (halves to even); a picture beyond a pixel limit is first scaled to it.
+    Both sides become multiples of `factor`, the side of a visual token (halves to even); a picture beyond a pixel limit
+    is first scaled to it.
 
     Raises:
         ValueError: an empty picture, or one side is more than 200 times the other.
@@ -55,15 +63,15 @@ def token_grid(width: int, height: int, *, min_pixels: int = MIN_PIXELS, max_pix
         raise ValueError(f"a picture needs at least one pixel per side, got {width} x {height}")
     if max(width, height) > MOST_STRETCHED * min(width, height):
         raise ValueError(f"one side is more than {MOST_STRETCHED} times the other in {width} x {height}; crop it")
-    sides = [round(side / FACTOR) * FACTOR for side in (width, height)]
+    sides = [round(side / factor) * factor for side in (width, height)]
     area = sides[0] * sides[1]
     if area > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
-        sides = [max(FACTOR, math.floor(side / shrink / FACTOR) * FACTOR) for side in (width, height)]
+        sides = [max(factor, math.floor(side / shrink / factor) * factor) for side in (width, height)]
     elif area < min_pixels:
         grow = math.sqrt(min_pixels / (width * height))
-        sides = [math.ceil(side * grow / FACTOR) * FACTOR for side in (width, height)]
-    return TokenGrid((sides[0], sides[1]), sides[0] * sides[1] // FACTOR**2)
+        sides = [math.ceil(side * grow / factor) * factor for side in (width, height)]
+    return TokenGrid((sides[0], sides[1]), factor)
 
 
 @dataclass(frozen=True, kw_only=True)

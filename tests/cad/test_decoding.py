@@ -64,10 +64,10 @@ def answers(tokenizer, trie, *, room, style="canonical", head="", tail="", **opt
 
 @pytest.mark.parametrize("style", ["official", "canonical"])
 def test_an_untrained_model_writes_programs(tokenizer, trie, style):
-    """Greedy, sampled and by beams; the room always suffices."""
-    found = answers(tokenizer, trie, room=700, style=style, do_sample=True, rows=3)
-    found += answers(tokenizer, trie, room=700, style=style, do_sample=False, rows=1)
-    found += answers(tokenizer, trie, room=560, style=style, num_beams=2, do_sample=False, rows=1)
+    """Sampled and by beams; the room always suffices."""
+    found = answers(tokenizer, trie, room=480, style=style, do_sample=True, rows=1)
+    if style == "canonical":
+        found += answers(tokenizer, trie, room=420, style=style, num_beams=2, do_sample=False, rows=1)
     for text in found:
         assert parse(text).extrudes, text
 
@@ -81,7 +81,7 @@ def test_without_the_constraint_it_does_not(tokenizer):
 
 
 def test_head_and_tail(tokenizer, trie):
-    for text in answers(tokenizer, trie, room=700, head="Here:\n```\n", tail="```", do_sample=True):
+    for text in answers(tokenizer, trie, room=500, rows=1, head="Here:\n```\n", tail="```", do_sample=True):
         assert text.lstrip().startswith("Here:\n```\n") and text.endswith("```")
         assert parse(text).extrudes
 
