@@ -136,10 +136,10 @@ def outer_and_holes(loops: Sequence[Sequence[Curve]], feature: int) -> tuple[lis
     size = float(np.ptp(np.concatenate(rough), axis=0).max())
     tolerance = min(OVERLAP_MM, 1e-4 * size)
     for index, points in enumerate(rough):
-        if abs(signed_area(points)) <= 1e-9 * size**2:
-            raise BuildError("zero-area", f"loop {index} encloses no area", feature=feature)
         if crosses_itself(points, tolerance):
             raise BuildError("self-intersecting-loop", f"loop {index} crosses itself", feature=feature)
+        if abs(signed_area(points)) <= 1e-9 * size**2:
+            raise BuildError("zero-area", f"loop {index} encloses no area", feature=feature)
     order = sorted(range(len(rough)), key=lambda index: -abs(signed_area(rough[index])))
     for place, one in enumerate(order):
         for other in order[place + 1 :]:
