@@ -45,8 +45,10 @@ def list_models(pattern: str = "*") -> list[str]:
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
 MODELS.add("llava_tiny", "mm.zoo.presets:llava_tiny")
 MODELS.add("openecad_tiny", "mm.cad.presets:openecad_tiny")
+MODELS.add("llava_tiny_256", "mm.zoo.presets:llava_tiny_256")
 MODELS.add("tiny_lm", "mm.zoo.bases:tiny_lm")
 MODELS.add("tiny_vit", "mm.zoo.bases:tiny_vit")
+MODELS.add("tiny_vit_256", "mm.zoo.bases:tiny_vit_256")
 
 DATA.add("procedural", "mm.data.module:ProceduralData")
 DATA.add("parts", "mm.cad.data:PartData")
@@ -62,11 +64,14 @@ BENCH_LATENCY.add("flowcut", "mm.pruning.latency:rows")
 BENCH_LATENCY.add("lavi", "mm.encoders.lavi.latency:rows")
 
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
+TOUR.add("flowcut", "mm.pruning.tour:page", about="FlowCut: fewer visual tokens")
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
 EVALUATORS.add("llava_tiny", "mm.zoo.evaluate:answering")
 EVALUATORS.add("openecad_tiny", "mm.cad.evaluate:evaluate")
+EVALUATORS.add("tiny_vit_256", "mm.zoo.evaluate:tower_wide")
+EVALUATORS.add("llava_tiny_256", "mm.zoo.evaluate:answering_wide")
 EVALUATORS.add("lavi_tiny", "mm.encoders.lavi.evaluate:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")

@@ -8,7 +8,7 @@ from typing import Any
 
 from mm.command import OK, CommandParser, emit_json, emit_table
 
-EXAMPLE = 'mm prune photo.jpg --model llava_tiny --method flowcut --target 21 --prompt "where is the red circle ?"'
+EXAMPLE = 'mm prune photo.jpg --model llava_tiny_256 --method flowcut --target 84 --prompt "where is the red circle ?"'
 ABOUT = """Answer a question with fewer visual tokens: tokens, FLOPs and time against the unpruned model.
 
 mm prune IMAGE           one method, and a picture of what it keeps
@@ -64,7 +64,7 @@ def compare(argv: list[str]) -> int:
         "prune compare",
         about="All methods on one input. Methods inside the language model see all tokens in its first blocks: compare "
         "the average per block, too.",
-        example='mm prune compare photo.jpg --model llava_tiny --target 21 --prompt "where is the red circle ?"',
+        example='mm prune compare photo.jpg --model llava_tiny_256 --target 84 --prompt "where is the red circle ?"',
         json_output=True,
     )
     _common(parser)
@@ -87,13 +87,17 @@ def evaluate(argv: list[str]) -> int:
         "prune evaluate",
         about="Accuracy of every method at several budgets on held-out scenes or boards of the embedded data, mean "
         "over seeds; results are printed as they are, also where a peer wins.",
-        example="mm prune evaluate --model llava_tiny --data scenes --shares 0.33 0.22 0.11 --seeds 3",
+        example="mm prune evaluate --model llava_tiny_256 --data wide_scenes --shares 0.33 0.22 0.11 --seeds 3",
         json_output=True,
     )
-    parser.add_argument("--model", default="llava_tiny", help="shipped name or model folder (default: llava_tiny)")
-    parser.add_argument("--data", choices=("scenes", "boards"), default="scenes", help="held-out questions")
+    parser.add_argument(
+        "--model", default="llava_tiny_256", help="shipped name or model folder (default: llava_tiny_256)"
+    )
+    parser.add_argument(
+        "--data", choices=("wide_scenes", "scenes", "boards"), default="wide_scenes", help="held-out questions"
+    )
     parser.add_argument("--shares", type=float, nargs="+", default=[0.33, 0.22, 0.11], help="kept shares of the tokens")
-    parser.add_argument("--methods", nargs="+", default=None, help="default: all")
+    parser.add_argument("--methods", nargs="+", default=None, help="default: all; options as in flowcut:schedule=last")
     parser.add_argument("--seeds", type=_positive, default=3, help="sets of samples (default: 3)")
     parser.add_argument("--samples", type=_positive, default=256, help="samples per set (default: 256)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda")
@@ -102,10 +106,10 @@ def evaluate(argv: list[str]) -> int:
     from mm.pruning.evaluate import average_over_budgets, evaluate_methods
     from mm.pruning.methods import METHODS
     from mm.vlm import VisionLanguageModel
-    from mm.zoo.evaluate import held_out_boards, held_out_scenes
+    from mm.zoo.evaluate import held_out_boards, held_out_scenes, held_out_wide_scenes
 
     model = VisionLanguageModel.from_pretrained(arguments.model, device=arguments.device).eval()
-    draw = {"scenes": held_out_scenes, "boards": held_out_boards}[arguments.data]
+    draw = {"wide_scenes": held_out_wide_scenes, "scenes": held_out_scenes, "boards": held_out_boards}[arguments.data]
     samples = [draw(seed, arguments.samples) for seed in range(arguments.seeds)]
     rows = evaluate_methods(model, samples, methods=arguments.methods or list(METHODS), budgets=arguments.shares)
     average = average_over_budgets(rows)
@@ -120,7 +124,7 @@ def evaluate(argv: list[str]) -> int:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="picture file")
     parser.add_argument("--prompt", required=True, help="the question")
-    parser.add_argument("--model", default="llava_tiny", help="shipped name, model folder or hub id")
+    parser.add_argument("--model", default="llava_tiny_256", help="shipped name, model folder or hub id")
     parser.add_argument("--target", type=int, default=64, help="visual tokens to keep per picture (default: 64)")
     parser.add_argument("--max-new-tokens", type=_positive, default=32, help="longest answer (default: 32)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")

@@ -5,6 +5,7 @@ Knows nothing of how model and samples came about; a model is anything of `mm.vl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 import torch
 
 from mm.data.sample import VisualSample
-from mm.pruning.methods import METHODS, make_pruner
+from mm.pruning.base import Pruner
+from mm.pruning.cost import Cost, call_cost, plain_cost
+from mm.pruning.hosts import open_host
+from mm.pruning.methods import METHODS, make_pruner, read_options
 from mm.training.answers import accuracy
 
+logger = logging.getLogger(__name__)
 BUDGETS = (0.33, 0.22, 0.11)
 """Shares of the visual tokens that are kept."""
 
@@ -33,15 +38,16 @@ def evaluate_methods(
     Args:
         model: An `mm.vlm.VisionLanguageModel` with a processor; the same weights everywhere.
         samples: One held-out set per seed. `RandomPrune` also draws by the number of the set.
-        methods: Keys of `METHODS`.
+        methods: Keys of `METHODS`, with options as in "flowcut:schedule=last,ema=0.9".
         budgets: Kept shares of a picture's tokens, each in 0..1.
         batch_size: Samples answered at once.
         max_new_tokens: Longest answer.
 
     Returns:
-        Rows {method, share, tokens, stage, accuracy, spread, relative}; the first is the unpruned model. `stage` says
-        where tokens leave: methods inside the language model have the full number in its first blocks. `spread` is the
-        standard deviation over the sets, `relative` the accuracy over the unpruned one.
+        Rows {method, share, tokens, per_block, gflop, stage, accuracy, spread, relative}; the first is the unpruned
+        model. `stage` says where tokens leave: methods inside the language model have the full number in its first
+        blocks, `per_block` is the mean over its blocks, and `gflop` what one picture with its question costs. `spread`
+        is the standard deviation over the sets, `relative` the accuracy over the unpruned one.
 
     Raises:
         ValueError: no samples, an unknown method, or a budget outside 0..1.
@@ -52,28 +58,43 @@ def evaluate_methods(
         if not 0 < budget <= 1:
             raise ValueError(f"budgets are shares in 0..1, got {budget}")
     size = int(model.tokens_per_picture)
-    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    base = [accuracy(model, group, **options) for group in samples]
-    rows = [_row("unpruned", 1.0, size, "-", base, base)]
+    answering = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    base = [accuracy(model, group, **answering) for group in samples]
+    rows = [_row("unpruned", 1.0, size, "-", cost_of(model, None, samples[0][0]), base, base)]
     for budget in budgets:
         target = max(1, round(budget * size))
         for name in methods:
+            kind, _, words = name.partition(":")
+            options = read_options(words.split(",")) if words else {}
             found = []
             for seed, group in enumerate(samples):
-                pruner = make_pruner(name, target, {"seed": seed} if name == "random" else None)
+                pruner = make_pruner(kind, target, options | ({"seed": seed} if kind == "random" else {}))
                 with pruner.attach(model):
-                    found.append(accuracy(model, group, **options))
-            rows.append(_row(name, budget, target, pruner.stage, found, base))
+                    found.append(accuracy(model, group, **answering))
+            rows.append(_row(name, budget, target, pruner.stage, cost_of(model, pruner, samples[0][0]), found, base))
+            logger.info("%s at %d of %d tokens: %.3f", name, target, size, rows[-1]["accuracy"])
     return rows
 
 
+def cost_of(model: Any, pruner: Pruner | None, sample: VisualSample) -> Cost:
+    """What one sample costs with a pruner, or without one."""
+    inputs = model.prepare(sample.images, sample.question)
+    if pruner is None:
+        return plain_cost(open_host(model), inputs)
+    with pruner.attach(model) as session:
+        model.generate(**inputs, max_new_tokens=1)
+        return call_cost(session, inputs)
+
+
 def _row(
-    name: str, share: float, tokens: int, stage: str, found: Sequence[float], base: Sequence[float]
+    name: str, share: float, tokens: int, stage: str, cost: Cost, found: Sequence[float], base: Sequence[float]
 ) -> dict[str, Any]:
     return {
         "method": name,
         "share": share,
         "tokens": tokens,
+        "per_block": cost.average_visual_tokens,
+        "gflop": cost.total_flops / 1e9,
         "stage": stage,
         "accuracy": mean(found),
         "spread": stdev(found) if len(found) > 1 else 0.0,

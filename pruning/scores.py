@@ -83,12 +83,13 @@ def information_flow(heads: Heads, prefix: int, config: ScoreConfig, keep: Tenso
     attention = guide_row(heads.query, heads.key, heads.scale, config.guide, visible)  # (B, P + N)
     attention = _share(attention[:, prefix:])
     score = torch.zeros_like(attention)
+    value = heads.value.float()  # once: a copy in half precision costs as much as the sums below
     if "attention" in config.criteria:
         score = score + attention
     if "semantic" in config.criteria:
-        score = score + semantic_similarity(heads.value, prefix, config, visible)
+        score = score + semantic_similarity(value, prefix, config, visible)
     if "density" in config.criteria:
-        density = value_density(heads.value[:, :, prefix:], config.density)
+        density = value_density(value[:, :, prefix:], config.density)
         score = score * density if len(config.criteria) > 1 else density
     return Flow(score if keep is None else score.masked_fill(~keep, 0.0), attention)
 

@@ -69,9 +69,11 @@ LANGUAGE = {"width": 32, "depth": 2}
 SIZES: dict[str, dict[str, Any]] = {
     "tiny_lm": LANGUAGE,
     "llava_tiny": LANGUAGE,
+    "llava_tiny_256": LANGUAGE,
     "lavi_tiny": LANGUAGE,
     "openecad_tiny": {"width": 32, "depth": 2, "tower_width": 32, "tower_depth": 2},
     "tiny_vit": {"embed_dim": 32, "depth": 2},
+    "tiny_vit_256": {"embed_dim": 32, "depth": 2},
 }
 """Preset -> smaller sizes for this file."""
 

@@ -101,6 +101,8 @@ class SceneConfig:
     """Put a tiny digit on every thing; things are then large, plain and of a shape with room for it."""
     full_size: int = 112
     """Side in pixels at which marks are one pixel fine, 96 or more."""
+    scale: float = 1.0
+    """Factor on the radius of things, 0..1: below 1 they leave more of the picture to the background."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_things <= self.max_things <= 9:
@@ -111,6 +113,10 @@ class SceneConfig:
             raise ValueError(f"pairs must be 'all', 'seen' or 'held_out', got {self.pairs!r}")
         if self.full_size < 96:
             raise ValueError(f"full_size must be at least 96 pixels for a mark to fit, got {self.full_size}")
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale must lie in 0..1 (0 excluded), got {self.scale}")
+        if self.marks and self.scale != 1:
+            raise ValueError(f"marks only fit on things of full size, got scale={self.scale}; leave scale at 1")
         for name, allowed in _ALLOWED.items():
             unknown = sorted(set(getattr(self, name)) - set(allowed))
             if unknown or not getattr(self, name):
@@ -173,7 +179,7 @@ def _thing(rng: np.random.Generator, config: SceneConfig, pair: tuple[str, str],
     """A thing somewhere inside its cell of the three by three grid."""
     size = "large" if config.marks else _pick(rng, config.sizes)
     texture = "plain" if config.marks else _pick(rng, config.textures)
-    radius = RADII[size] * rng.uniform(0.92, 1.0)
+    radius = RADII[size] * rng.uniform(0.92, 1.0) * config.scale
     row, column = divmod(cell, 3)
     x, y = (np.array([column, row]) + 0.5) / 3 + rng.uniform(-1, 1, 2) * (1 / 6 - radius - GAP)
     mark = int(rng.integers(10)) if config.marks else None

@@ -12,7 +12,7 @@ from mm.backbone import LanguageBackbone
 from mm.checkpoint import Pretrained
 from mm.vision import TowerConfig, VisionTower, build_tower
 from mm.vlm.language import build_language, language_config, read_tokenizer
-from mm.zoo.presets import tiny_language, tiny_tower
+from mm.zoo.presets import tiny_language, tiny_tower, tiny_tower_256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,4 +94,10 @@ def tiny_lm(seed: int = 0, **sizes: Any) -> LanguageBase:
 def tiny_vit(seed: int = 0, **options: Any) -> TowerBase:
     """Preset: the tiny vision tower with random weights."""
     tower = tiny_tower(seed, **options)
+    return TowerBase(tower.config, tower=tower).eval()
+
+
+def tiny_vit_256(seed: int = 0, **options: Any) -> TowerBase:
+    """Preset: the tiny vision tower for 256 patches with random weights."""
+    tower = tiny_tower_256(seed, **options)
     return TowerBase(tower.config, tower=tower).eval()

@@ -48,6 +48,12 @@ RECIPES = {
         about="A vision transformer of 0.3 million parameters for pictures of 64 pixels.",
         data="boards of scikit-learn's scanned digits (training part) and drawn scenes with a label per patch",
     ),
+    "tiny_vit_256": Recipe(
+        config="zoo/tiny_vit_256",
+        about="A vision transformer of 0.6 million parameters for pictures of 128 pixels, with a class token that was "
+        "asked what is where.",
+        data="drawn wide scenes (small things in large pictures) with a label per patch and per place",
+    ),
     "lavi_tiny": Recipe(
         config="lavi/tiny",
         about="LaVi on tiny_lm and tiny_vit, both frozen: answers about boards, scenes and clips.",
@@ -62,6 +68,12 @@ RECIPES = {
         config="llava/tiny",
         about="The concatenation host on the same frozen tiny_lm and tiny_vit: only its projector is trained.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes",
+    ),
+    "llava_tiny_256": Recipe(
+        config="llava/tiny_256",
+        about="The concatenation host with 256 visual tokens, on frozen tiny_lm and tiny_vit_256: only its projector "
+        "is trained. It is there to lose tokens.",
+        data="drawn wide scenes (small things in large pictures)",
     ),
 }
 

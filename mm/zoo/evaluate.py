@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from mm.data.boards import BoardConfig, board_sample
+from mm.data.dense import NOTHING, TARGETS, UNKNOWN
 from mm.data.questions import scene_sample
 from mm.data.sample import VisualSample
+from mm.data.scene_patches import PATCH, PATCH_TARGETS, SIDE, WIDE, ScenePatchConfig, ScenePatchData
 from mm.data.scenes import SceneConfig
 from mm.data.seeded_module import DenseData, DenseDataConfig, TextDataConfig, text_rows
 from mm.data.shorthand import SCENE_KINDS
@@ -33,6 +37,14 @@ def held_out_scenes(seed: int, count: int) -> list[VisualSample]:
     split, config = Split("test"), SceneConfig()
     return [
         scene_sample(split.seed(seed * count + index), config, size=64, kinds=SCENE_KINDS) for index in range(count)
+    ]
+
+
+def held_out_wide_scenes(seed: int, count: int) -> list[VisualSample]:
+    """The same questions on held-out wide scenes of 128 pixels: small things, mostly background."""
+    split, size = Split("test"), PATCH * SIDE
+    return [
+        scene_sample(split.seed(seed * count + index), WIDE, size=size, kinds=SCENE_KINDS) for index in range(count)
     ]
 
 
@@ -63,6 +75,16 @@ def answering(model: Any, *, seed: int, count: int = 512) -> dict[str, float]:
     }
 
 
+def answering_wide(model: Any, *, seed: int, count: int = 256) -> dict[str, float]:
+    """Scores of a model that answers about wide scenes, with the two picture controls."""
+    scenes = held_out_wide_scenes(seed, count)
+    return {
+        "wide_scene_accuracy": accuracy(model, scenes),
+        "wide_scene_shuffled_pictures": accuracy(model, shuffled(scenes)),
+        "wide_scene_blank_pictures": accuracy(model, blanked(scenes)),
+    }
+
+
 @torch.no_grad()
 def language(model: LanguageBase, *, seed: int) -> dict[str, float]:
     """Answer accuracy of the language model on held-out text, lookups among 64 facts apart."""
@@ -81,25 +103,43 @@ def language(model: LanguageBase, *, seed: int) -> dict[str, float]:
 @torch.no_grad()
 def tower(model: TowerBase, *, seed: int) -> dict[str, float]:
     """How well a linear readout, fitted on validation pictures, names held-out patches."""
-    from mm.data.dense import TARGETS, UNKNOWN
-
     data = DenseData(DenseDataConfig(batch_size=64, held_out_batches=8))
     prepared = TowerModule(seed=seed)  # only for its normalisation of pictures
-    scores = {}
     sets = []
     for loader in (data.val_dataloader(), data.test_dataloader()):
         batches = list(loader)
         tokens = [model.tower((batch["pictures"] - prepared.mean) / prepared.std).tokens for batch in batches]
         labels = {name: torch.cat([batch[name] for batch in batches]).flatten() for name in TARGETS}
         sets.append((torch.cat(tokens).flatten(0, 1).double(), labels))
-    (fit_x, fit_y), (test_x, test_y) = sets
-    for name in ("digit", "colour", "shape"):
-        known, asked = fit_y[name] != UNKNOWN, test_y[name] != UNKNOWN
-        bias = torch.ones(len(fit_x), 1, dtype=torch.double)
-        x = torch.cat([fit_x, bias], 1)[known]
-        target = torch.nn.functional.one_hot(fit_y[name][known], len(TARGETS[name])).double()
-        ridge = 1e-3 * torch.eye(x.shape[1], dtype=torch.double) * len(x)
-        readout = torch.linalg.solve(x.T @ x + ridge, x.T @ target)
-        guess = torch.cat([test_x, bias.new_ones(len(test_x), 1)], 1)[asked] @ readout
-        scores[f"{name}_patch_accuracy"] = float((guess.argmax(-1) == test_y[name][asked]).float().mean())
-    return scores
+    return {f"{name}_patch_accuracy": readout(*sets, name) for name in ("digit", "colour", "shape")}
+
+
+@torch.no_grad()
+def tower_wide(model: TowerBase, *, seed: int) -> dict[str, float]:
+    """The same on the patches of things in wide scenes."""
+    data = ScenePatchData(ScenePatchConfig(batch_size=64, held_out_batches=4))
+    scale = model.tower.preprocessing
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (scale.mean, scale.std))
+    sets = []
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        batches = list(loader)
+        tokens = [model.tower((batch["pictures"] - mean) / std).tokens for batch in batches]
+        labels = {name: torch.cat([batch[f"patch_{name}"] for batch in batches]).flatten() for name in PATCH_TARGETS}
+        for name, classes in labels.items():
+            classes[classes == TARGETS[name].index(NOTHING)] = UNKNOWN
+        sets.append((torch.cat(tokens).flatten(0, 1).double(), labels))
+    return {f"{name}_patch_accuracy": readout(*sets, name) for name in PATCH_TARGETS}
+
+
+Readings = tuple[Tensor, dict[str, Tensor]]
+"""Tokens (N, D) float64 and, per target, labels (N,) int64 with -100 where it does not apply."""
+
+
+def readout(fit: Readings, test: Readings, name: str, ridge: float = 1e-3) -> float:
+    """Accuracy of a linear readout on `test`, fitted by ridge regression on `fit`."""
+    known, asked = fit[1][name] != UNKNOWN, test[1][name] != UNKNOWN
+    x, queries = (F.pad(tokens[mask], (0, 1), value=1.0) for tokens, mask in ((fit[0], known), (test[0], asked)))
+    target = F.one_hot(fit[1][name][known], len(TARGETS[name])).double()
+    damping = ridge * len(x) * torch.eye(x.shape[1], dtype=torch.double)
+    guess = queries @ torch.linalg.solve(x.T @ x + damping, x.T @ target)
+    return float((guess.argmax(-1) == test[1][name][asked]).float().mean())

@@ -27,6 +27,18 @@ TOWER = TowerConfig(
     preprocessing=ImagePreprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
 )
 """A cell of a board is one patch: 64 pixels, 8 x 8 patches of 8 pixels."""
+WAVE_SIZE, LONGEST_WAVE = 0.3, 20.0
+"""Of the position embeddings at the start: amplitude, and ratio of the longest to the shortest wave."""
+TOWER_256 = TowerConfig(
+    library="timm",
+    name="vit_tiny_patch16_224",
+    options={"patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 4, "mlp_ratio": 3.0, "class_token": True}
+    | {"reg_tokens": 4, "global_pool": ""},
+    layer=-1,
+    final_norm=True,
+    preprocessing=ImagePreprocessing(size=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+)
+"""128 pixels, 16 x 16 patches of 8 pixels; a class token, and registers that take what concerns the whole picture."""
 PROMPT = PromptConfig(format="chat")
 """The chat template of the tiny tokenizer is the form of the text corpus."""
 
@@ -86,6 +98,32 @@ def tiny_tower(seed: int = 0, **options: Any) -> VisionTower:
         return build_tower(config)
 
 
+def tiny_tower_256(seed: int = 0, **options: Any) -> VisionTower:
+    """A vision transformer of 0.6 million parameters with a class token, for pictures of 128 pixels.
+
+    Its position embeddings start as waves, so that neighbours are alike and need not be found one by one.
+
+    Args:
+        seed: Of the random weights.
+        options: Sizes that differ (timm's keywords).
+    """
+    config = replace(TOWER_256, options=TOWER_256.options | options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tower = build_tower(config)
+    with torch.no_grad():
+        tower.module.pos_embed[0, -tower.num_tokens :] = WAVE_SIZE * grid_waves(tower.width, tower.grid[0])
+    return tower
+
+
+def grid_waves(width: int, side: int) -> Tensor:
+    """Sines and cosines of the column and of the row at falling frequencies, (side * side, width) float32."""
+    frequencies = LONGEST_WAVE ** -torch.linspace(0, 1, width // 4)
+    place = torch.arange(side).float()
+    rows, columns = (axis.reshape(-1, 1) * frequencies for axis in torch.meshgrid(place, place, indexing="ij"))
+    return torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=1)
+
+
 def llava_tiny(seed: int = 0, *, width: int = 128, depth: int = 4) -> VisionLanguageModel:
     """The concatenation host of the tiny parts with random weights: 64 visual tokens between the words.
 
@@ -95,6 +133,20 @@ def llava_tiny(seed: int = 0, *, width: int = 128, depth: int = 4) -> VisionLang
         depth: Its blocks.
     """
     language, tower = tiny_language(seed, width=width, depth=depth), tiny_tower(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VisionLanguageModel.from_parts(tower, language, prompt=PROMPT).eval()
+
+
+def llava_tiny_256(seed: int = 0, *, width: int = 128, depth: int = 4) -> VisionLanguageModel:
+    """The concatenation host with random weights for pictures of 128 pixels: 256 visual tokens between the words.
+
+    Args:
+        seed: Of the random weights.
+        width: Channels of the language model.
+        depth: Its blocks.
+    """
+    language, tower = tiny_language(seed, width=width, depth=depth), tiny_tower_256(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VisionLanguageModel.from_parts(tower, language, prompt=PROMPT).eval()

@@ -45,7 +45,7 @@ class TowerModule(TrainingModule):
 
     def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """Sum of the targets' cross-entropies."""
-        pictures = self._augmented(batch["pictures"]) if self.training else batch["pictures"]
+        pictures = augmented(batch["pictures"], self.noise, self.shift) if self.training else batch["pictures"]
         tokens = self.model.tower((pictures - self.mean) / self.std).tokens  # (B, 64, D)
         loss, logs = tokens.new_zeros(()), {}
         for name, head in self.heads.items():
@@ -56,9 +56,16 @@ class TowerModule(TrainingModule):
             logs[f"{name}_accuracy"] = (logits.argmax(1) == labels)[labels != UNKNOWN].float().mean()
         return loss, logs
 
-    def _augmented(self, pictures: Tensor) -> Tensor:
-        """Noise, contrast and a shift by a pixel; Lightning's seeded generator draws them."""
-        contrast = 0.8 + 0.4 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device)
-        noisy = pictures * contrast + self.noise * torch.randn_like(pictures)
-        dy, dx = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
-        return torch.roll(noisy, (dy, dx), dims=(2, 3))
+
+def augmented(pictures: Tensor, noise: float, shift: int) -> Tensor:
+    """Noise, contrast and a shift by a few pixels; Lightning's seeded generator draws them.
+
+    Args:
+        pictures: (B, 3, H, W) in 0..1.
+        noise: Standard deviation, in units of the full range.
+        shift: Largest shift in pixels, the same for the whole batch.
+    """
+    contrast = 0.8 + 0.4 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device)
+    noisy = pictures * contrast + noise * torch.randn_like(pictures)
+    dy, dx = torch.randint(-shift, shift + 1, (2,)).tolist()
+    return torch.roll(noisy, (dy, dx), dims=(2, 3))
