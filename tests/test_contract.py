@@ -95,6 +95,7 @@ CASES = {
     "FlameImageEncoder": Case(pixels, lambda result: result, without_gradient=("logit_scale", "logit_bias")),
     "VisionThinkModel": Case(conversations, lambda result: result.logits),
     "VelvetModel": Case(scans, velvet, without_gradient=("temperature.value",)),
+    "OpenECAD": Case(questions, lambda result: result.logits),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
 }
 """Class name -> its case."""
@@ -116,6 +117,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "flame_tiny": {"width": 32, "layers": 2, "text_width": 24},
     "lavi_tiny": LANGUAGE,
     "semanticodec_tiny": small_codec(),
+    "openecad_tiny": {"width": 32, "depth": 2, "tower_width": 32, "tower_depth": 2},
     "tiny_vit": {"embed_dim": 32, "depth": 2},
     "tiny_vit_256": {"embed_dim": 32, "depth": 2},
     "visionthink_tiny": {"width": 32, "layers": 2, "vision_width": 32, "vision_layers": 1},
