@@ -66,6 +66,8 @@ def conversations(model: Any) -> dict[str, Tensor]:
     batch = trace_batch(samples, [True, False], model.processor, tokens, TINY_PROTOCOL, TINY_POLICY)
     batch["attention_mask"] = batch["attention_mask"].long()
     return {name: tensor for name, tensor in batch.items() if name != "loss_mask"}
+
+
 def scans(model: Any) -> dict[str, Tensor]:
     """Two volumes with reports of different length."""
     edge = model.config.vision.volume_size
@@ -79,6 +81,8 @@ def velvet(result: Any) -> Tensor:
     rows = torch.cat([result.volume.report, result.text.report, result.match_logits, *sides], dim=-1)
     length = result.word_logits.shape[1]
     return torch.cat([result.word_logits, rows[:, None].expand(-1, length, -1)], dim=-1)
+
+
 def noisy_latents(model: Any) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     config = model.config.decoder
