@@ -66,6 +66,8 @@ def conversations(model: Any) -> dict[str, Tensor]:
     batch = trace_batch(samples, [True, False], model.processor, tokens, TINY_PROTOCOL, TINY_POLICY)
     batch["attention_mask"] = batch["attention_mask"].long()
     return {name: tensor for name, tensor in batch.items() if name != "loss_mask"}
+
+
 def scans(model: Any) -> dict[str, Tensor]:
     """Two volumes with reports of different length."""
     edge = model.config.vision.volume_size
@@ -79,6 +81,8 @@ def velvet(result: Any) -> Tensor:
     rows = torch.cat([result.volume.report, result.text.report, result.match_logits, *sides], dim=-1)
     length = result.word_logits.shape[1]
     return torch.cat([result.word_logits, rows[:, None].expand(-1, length, -1)], dim=-1)
+
+
 def noisy_latents(model: Any) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     config = model.config.decoder
@@ -95,6 +99,7 @@ CASES = {
     "FlameImageEncoder": Case(pixels, lambda result: result, without_gradient=("logit_scale", "logit_bias")),
     "VisionThinkModel": Case(conversations, lambda result: result.logits),
     "VelvetModel": Case(scans, velvet, without_gradient=("temperature.value",)),
+    "OpenECAD": Case(questions, lambda result: result.logits),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
 }
 """Class name -> its case."""
@@ -116,6 +121,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "flame_tiny": {"width": 32, "layers": 2, "text_width": 24},
     "lavi_tiny": LANGUAGE,
     "semanticodec_tiny": small_codec(),
+    "openecad_tiny": {"width": 32, "depth": 2, "tower_width": 32, "tower_depth": 2},
     "tiny_vit": {"embed_dim": 32, "depth": 2},
     "tiny_vit_256": {"embed_dim": 32, "depth": 2},
     "visionthink_tiny": {"width": 32, "layers": 2, "vision_width": 32, "vision_layers": 1},

@@ -72,6 +72,11 @@ RECIPES = {
         data="speech-like syllables, notes, noise, hits and sweeps made from seeds; no recording",
         stages="python -m mm.codecs.semanticodec.recipe --out runs/semanticodec",
     ),
+    "openecad_tiny": Recipe(
+        config="cad/tiny",
+        about="OpenECAD of 1.1 million parameters: one picture of a part -> the program that builds it.",
+        data="procedural parts of mm.cad.procedural (TINY), iso view, drawn by the package's own rasteriser",
+    ),
     "llava_tiny": Recipe(
         config="llava/tiny",
         about="The concatenation host on the same frozen tiny_lm and tiny_vit: only its projector is trained.",

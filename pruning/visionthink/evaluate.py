@@ -9,6 +9,7 @@ from PIL import Image
 
 from mm.data.split import Split
 from mm.pruning.visionthink.generator import AdaptiveAnswer
+from mm.pruning.visionthink.looks import Eye, Look
 from mm.pruning.visionthink.model import VisionThinkModel
 from mm.pruning.visionthink.weaves import WeaveSample, weave_sample
 
@@ -64,7 +65,11 @@ def blank_second(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> lis
     """The control in which every full picture is grey."""
     generate = model.generator(batch_size=64)
     full = generate.full_look
-    generate.full_look = lambda eye, images: full(eye, [Image.new("RGB", i.size, (125, 125, 125)) for i in images])
+
+    def grey(eye: Eye, images: Sequence[Image.Image]) -> list[Look]:
+        return full(eye, [Image.new("RGB", image.size, (125, 125, 125)) for image in images])
+
+    generate.full_look = grey
     found: list[AdaptiveAnswer] = generate([s.image for s in samples], [s.question for s in samples])
     return found
 
