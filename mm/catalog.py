@@ -114,7 +114,6 @@ VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its 
 VERBS.add("predict", "mm.training.cli:predict", about="write the predictions of a training run")
 VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about one or more pictures")
 VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
-VERBS.add("cad", "mm.cad.command:run", about="CAD programs: convert, build, score")
 VERBS.add("flame", "mm.encoders.flame.command:run", about="embed captions once; classify and search pictures by text")
 VERBS.add("codec", "mm.codecs.semanticodec.command:run", about="sound to discrete tokens and back: SemantiCodec")
 VERBS.add("cad", "mm.cad.command:run", about="CAD programs: generate, build, convert, score")
