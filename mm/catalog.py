@@ -78,5 +78,6 @@ VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its 
 VERBS.add("predict", "mm.training.cli:predict", about="write the predictions of a training run")
 VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about one or more pictures")
 VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
+VERBS.add("medical", "mm.medical.command:run", about="CT scans: inspect, de-identify, embed")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")

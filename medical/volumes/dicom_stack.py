@@ -89,7 +89,7 @@ def _steps(steps: NDArray[np.float64], where: str, missing: Missing) -> NDArray[
     counts = np.rint(steps / usual).astype(np.int64)
     if (counts < 1).any() or (np.abs(steps - counts * usual) > STEP_TOLERANCE * usual * counts).any():
         raise ValueError(
-            f"{where} has uneven slice distances, {steps.min():.2f} to {steps.max():.2f} mm: resample it or choose one part"
+            f"{where} has uneven slice distances, {steps.min():.2f} to {steps.max():.2f} mm: choose one even part"
         )
     lacking = int((counts - 1).sum())
     if lacking > MOST_FILLED * len(counts):

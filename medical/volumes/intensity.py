@@ -88,5 +88,5 @@ def _rescaled_twice(sample: NDArray[Any], below: NDArray[Any]) -> bool:
     share = below.size / sample.size
     soft = np.count_nonzero((sample > -200) & (sample < 300)) / sample.size
     air = np.count_nonzero((sample > BELOW_AIR) & (sample < -850)) / sample.size
-    moved = share > 0.05 and soft < 0.02 and air > 0  # air where nothing is, soft tissue at -1000
+    moved = share > 0.05 and values > 2 and soft < 0.02 and air > 0  # air where nothing is, soft tissue at -1000
     return moved or (share > 0.05 and values > 10 and air < 0.02)

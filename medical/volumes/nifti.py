@@ -42,10 +42,10 @@ def read_nifti(path: Path, intensity: Intensity = "hu") -> Volume:
             image = nibabel.load(path)
             if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti1Pair):
                 raise ValueError(f"{where} is a {type(image).__name__}, not a volume")
-            affine, notes = _affine(image, where)
+            affine, notes = _affine(image, _stored_spacing(nibabel, image, path), where)
             array, more = _array(image, where)
     except (gzip.BadGzipFile, EOFError, zlib.error, OSError, nibabel.filebasedimages.ImageFileError) as error:
-        raise ValueError(f"{where} can't be read: {_cause(error)}; copy or export it again") from None
+        raise ValueError(f"{where} can't be read: {_cause(error, path)}; copy or export it again") from None
     try:
         array, unit, doubts = check_intensities(array, intensity)
     except ValueError as error:
@@ -54,11 +54,11 @@ def read_nifti(path: Path, intensity: Intensity = "hu") -> Volume:
     return Volume.from_array(array, affine, unit=unit, provenance=source)
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, path: Path) -> str:
     """Why, without the message of the reader, which quotes the file name."""
     if isinstance(error, EOFError | zlib.error):
         return "the gzip stream is cut off or damaged"
-    if isinstance(error, gzip.BadGzipFile):
+    if path.name.lower().endswith(".gz") and not isinstance(error, PermissionError) and not _starts_as_gzip(path):
         return "it is not gzip, although its name ends in .gz"
     if isinstance(error, PermissionError):
         return "permission is denied"
@@ -67,10 +67,21 @@ def _cause(error: Exception) -> str:
     return "its header is not that of a NIfTI file"
 
 
-def _affine(image: Any, where: str) -> tuple[NDArray[np.float64], list[str]]:
+def _starts_as_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _stored_spacing(nibabel: Any, image: Any, path: Path) -> NDArray[np.float64]:
+    """Spacing as the file holds it: on loading, nibabel silently turns 0 into 1 mm and drops signs."""
+    with nibabel.openers.Opener(path) as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    return np.asarray(header["pixdim"][1:4], dtype=np.float64)
+
+
+def _affine(image: Any, zooms: NDArray[np.float64], where: str) -> tuple[NDArray[np.float64], list[str]]:
     """The affine, once spacing and both transforms of the header agree."""
-    header, shape = image.header, image.shape
-    zooms = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    shape = image.shape
     if not np.isfinite(zooms).all() or (zooms <= 0).any():
         raise ValueError(f"{where} has a spacing of {', '.join(f'{z:g}' for z in zooms)} mm: correct its header")
     sform, s_code = image.get_sform(coded=True)
@@ -118,7 +129,9 @@ def _array(image: Any, where: str) -> tuple[NDArray[Any], list[str]]:
         raw = raw.reshape(shape[1:4] if shape[0] == 1 and any(e != 1 for e in shape[3:]) else shape[:3])
         notes.append(f"an axis of length one was dropped from shape {'x'.join(map(str, shape))}")
     if raw.ndim != 3 or min(raw.shape) < 2:
-        raise ValueError(f"{where} has shape {'x'.join(map(str, shape))}; a volume needs three axes of 2 voxels or more")
+        raise ValueError(
+            f"{where} has shape {'x'.join(map(str, shape))}; a volume needs three axes of 2 voxels or more"
+        )
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     return compact(raw, float(slope), float(intercept)), notes
 

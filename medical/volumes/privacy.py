@@ -1,4 +1,4 @@
-"""What may be said about a file: never its name. Readers' own warnings quote header values, so they stay silent here."""
+"""What may be said about a file: never its name. Warnings of the readers quote header values: they stay silent."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def sliding_labels(
                     scores = predict(torch.from_numpy(cut)[:, None].to(device)).float().cpu()
                 _check_scores(scores, len(part), window)
                 for box, score in zip(part, scores, strict=True):
-                    slab.add(box, score.mul_(weight) if blend == "gaussian" else score)
+                    slab.add(box, score * weight if blend == "gaussian" else score)
                 done += len(part)
                 report(done, len(boxes))
         slab.finish_before(shape[2])

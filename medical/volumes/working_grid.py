@@ -145,7 +145,9 @@ class WorkingGrid:
             for edge, own, wanted in zip(volume.hu.shape, volume.spacing, spacing, strict=True)
         ]
         if np.prod([float(edge) for edge in edges]) >= 2**31:
-            raise ValueError(f"a spacing of {spacing} mm gives {'x'.join(map(str, edges))} voxels: choose a coarser one")
+            raise ValueError(
+                f"a spacing of {spacing} mm gives {'x'.join(map(str, edges))} voxels: choose a coarser one"
+            )
         return edges[0], edges[1], edges[2]
 
     def _crop(self, transforms: Any, image: Any) -> Any:
