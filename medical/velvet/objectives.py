@@ -122,7 +122,7 @@ def _contrast(
     off: dict[str, None] = {level: None for level in LEVELS if not getattr(config, level)}
     if len(off) == len(LEVELS):
         return {}
-    volume = replace(volume, **off)
+    volume = replace(volume, **off)  # type: ignore[arg-type]
     return hierarchical_contrastive_loss(
         volume,
         reports,
