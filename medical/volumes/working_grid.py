@@ -73,7 +73,8 @@ class Prepared:
         data = require("monai.data", extra="medical", purpose="A working grid")
         convert = require("monai.transforms.utils", extra="medical", purpose="A working grid")
         # MONAI pads a crop with 0 in the prediction's own dtype and resamples in float32, exact for labels below 2^24
-        moved = data.MetaTensor(channels.detach().cpu().float(), affine=self.image.affine)
+        plain = channels.as_tensor() if isinstance(channels, data.MetaTensor) else channels
+        moved = data.MetaTensor(plain.detach().cpu().float(), affine=self.image.affine)
         record = convert.convert_applied_interp_mode(
             self.image.applied_operations, mode=INVERSE_MODES[mode], align_corners=None
         )

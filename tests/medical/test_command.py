@@ -63,3 +63,29 @@ def test_deidentify_writes_and_reports(folder, tmp_path, capsys):
     (tmp_path / "empty" / "x.txt").write_text("no scan")
     assert main(["medical", "deidentify", str(tmp_path / "empty"), "--out", str(tmp_path / "none")]) == 1
     assert "no file was written" in capsys.readouterr().err
+
+
+def test_embed_is_the_same_for_every_axis_order_of_a_scan(tmp_path, capsys):
+    """A flipped or swapped file shows the same patient: equal vectors, or orientation was lost on the way."""
+    import mm
+    from mm.medical.phantoms import phantom
+
+    mm.create_model("velvet_tiny").save_pretrained(tmp_path / "model")
+    found = phantom(seed=3, size=24)
+    image = nibabel.Nifti1Image(found.hu, found.affine)
+    vectors = []
+    for number, axes in enumerate(("RAS", "LPS", "PIR")):
+        wanted = nibabel.orientations.axcodes2ornt(axes)
+        turned = image.as_reoriented(nibabel.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], wanted))
+        assert "".join(nibabel.aff2axcodes(turned.affine)) == axes
+        path = tmp_path / f"Eelina{number}.nii.gz"
+        nibabel.save(turned, path)
+        out = tmp_path / f"{number}.safetensors"
+        assert (
+            main(["medical", "embed", str(path), "--model", str(tmp_path / "model"), "--out", str(out), "--json"]) == 0
+        )
+        printed = capsys.readouterr().out
+        assert out.is_file() and "Eelina" not in printed
+        vectors.append(json.loads(printed)["report"])
+    np.testing.assert_allclose(vectors[1:], [vectors[0]] * 2, atol=1e-4)
+    assert np.std(vectors[0]) > 1e-3
