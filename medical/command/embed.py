@@ -37,7 +37,9 @@ def run(argv: list[str]) -> int:
     cube = global_volume(scan, model.config.vision.volume_size)[None].to(model.device)
     with torch.inference_mode():
         found = model.volume_embeddings(model.encode_volume(cube))
-    levels = {level: getattr(found, level)[0].float().cpu().contiguous() for level in model.config.levels}
+    levels: dict[str, torch.Tensor] = {
+        level: getattr(found, level)[0].float().cpu().contiguous() for level in model.config.levels
+    }
     if arguments.out:
         save_file(levels, arguments.out)
     shapes = {level: list(vectors.shape) for level, vectors in levels.items()}

@@ -89,4 +89,4 @@ def _rescaled_twice(sample: NDArray[Any], below: NDArray[Any]) -> bool:
     soft = np.count_nonzero((sample > -200) & (sample < 300)) / sample.size
     air = np.count_nonzero((sample > BELOW_AIR) & (sample < -850)) / sample.size
     moved = share > 0.05 and values > 2 and soft < 0.02 and air > 0  # air where nothing is, soft tissue at -1000
-    return moved or (share > 0.05 and values > 10 and air < 0.02)
+    return bool(moved or (share > 0.05 and values > 10 and air < 0.02))

@@ -21,7 +21,7 @@ from torch import Tensor
 from mm.command import progress_wanted
 from mm.extras import require
 
-Box = tuple[int, int, int]
+Box = tuple[int, ...]
 """First voxel of a window."""
 
 
