@@ -9,11 +9,13 @@ _LAZY = {
     "SentenceTokenizer": "mm.medical.velvet.tokenizer",
     "TriBert": "mm.medical.velvet.text",
     "VelvetModel": "mm.medical.velvet.model",
+    "Volume": "mm.medical.volumes.volume",
     "hierarchical_contrastive_loss": "mm.medical.velvet.loss",
+    "load_volume": "mm.medical.volumes.load",
 }
 """Public name -> module."""
 
-__all__ = ["SentenceTokenizer", "TriBert", "VelvetModel", "hierarchical_contrastive_loss"]
+__all__ = ["SentenceTokenizer", "TriBert", "VelvetModel", "Volume", "hierarchical_contrastive_loss", "load_volume"]
 
 
 def __getattr__(name: str) -> Any:

@@ -118,5 +118,6 @@ VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tok
 VERBS.add("flame", "mm.encoders.flame.command:run", about="embed captions once; classify and search pictures by text")
 VERBS.add("codec", "mm.codecs.semanticodec.command:run", about="sound to discrete tokens and back: SemantiCodec")
 VERBS.add("cad", "mm.cad.command:run", about="CAD programs: generate, build, convert, score")
+VERBS.add("medical", "mm.medical.command:run", about="CT scans: inspect, de-identify, embed")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")
