@@ -82,7 +82,7 @@ class OpenECAD(VisionLanguageModel):
         found = [[candidate] for candidate in self._decode(seen, max_new_tokens, do_sample=False, **options)]
         if samples:
             repeated = [picture for picture in seen for _ in range(samples)]
-            drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            drawn: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 more = self._decode(repeated, max_new_tokens, **drawn, **options)
@@ -100,7 +100,7 @@ class OpenECAD(VisionLanguageModel):
         self.eval()
         try:
             batch = self.prepare([[picture] for picture in pictures], [PROMPT] * len(pictures))
-            result = self.generate(
+            result: Any = self.generate(
                 **batch, max_new_tokens=max_new_tokens, output_scores=True, return_dict_in_generate=True, **options
             )
         finally:

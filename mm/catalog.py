@@ -97,6 +97,7 @@ BENCH_LATENCY.add("semanticodec", "mm.codecs.semanticodec.latency:rows")
 TOUR.add("flame", "mm.encoders.flame.tour:page", about="FLAME: a frozen language model as text tower")
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
 TOUR.add("flowcut", "mm.pruning.tour:page", about="FlowCut: fewer visual tokens")
+TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: a first look, the rest on request")
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")

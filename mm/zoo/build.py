@@ -77,6 +77,13 @@ RECIPES = {
         about="OpenECAD of 1.1 million parameters: one picture of a part -> the program that builds it.",
         data="procedural parts of mm.cad.procedural (TINY), iso view, drawn by the package's own rasteriser",
     ),
+    "visionthink_tiny": Recipe(
+        config="visionthink/tiny",
+        about="A Qwen2.5-VL of 0.5 million parameters that asks for the full picture when a question needs it.",
+        data="drawn flags whose colour survives half the resolution and whose weave does not",
+        stages="mm fit --config visionthink/warm_start --out runs/warm_start; "
+        "mm fit --config visionthink/tiny --out runs/visionthink",
+    ),
     "llava_tiny": Recipe(
         config="llava/tiny",
         about="The concatenation host on the same frozen tiny_lm and tiny_vit: only its projector is trained.",

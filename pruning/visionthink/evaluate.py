@@ -14,6 +14,8 @@ from mm.pruning.visionthink.model import VisionThinkModel
 from mm.pruning.visionthink.weaves import WeaveSample, weave_sample
 
 BIASES = (-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0)
+SIDES = (8, 16, 24, 32)
+"""Sides of the fixed resolutions, of pictures of 32 pixels."""
 
 
 def held_out(count: int, seed: int = 0) -> list[WeaveSample]:
@@ -77,3 +79,15 @@ def blank_second(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> lis
 def curve(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> list[dict[str, float]]:
     """Accuracy and cost over `call_bias`, one row per value of `BIASES`."""
     return [{"call_bias": b, **scores(samples, answers(model, samples, call_bias=b))} for b in BIASES]
+
+
+def fixed(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> list[dict[str, float]]:
+    """The baseline that every question gets the same resolution and no second look, one row per side of `SIDES`."""
+    rows = []
+    for side in SIDES:
+        shown = [s.image.resize((side, side), Image.Resampling.LANCZOS) for s in samples]
+        generate = model.generator(batch_size=64, first_look="full", mode="never")
+        found = scores(samples, generate(shown, [s.question for s in samples]))
+        cost = (side / samples[0].image.width) ** 2
+        rows.append({"side": side, "accuracy": found["accuracy"], "retain_ratio": cost})
+    return rows
