@@ -5,7 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOME_OF = {"SemantiCodec": "semanticodec.codec", "VectorQuantizer": "quantize", "VectorQuantizerConfig": "quantize"}
+_HOME_OF = {
+    "SemantiCodec": "semanticodec.codec",
+    "SemanticVQTokenizer": "semantic_vq.tokenizer",
+    "VectorQuantizer": "quantize",
+    "VectorQuantizerConfig": "quantize",
+}
 __all__ = sorted(_HOME_OF)
 
 

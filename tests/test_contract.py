@@ -83,6 +83,11 @@ def velvet(result: Any) -> Tensor:
     return torch.cat([result.word_logits, rows[:, None].expand(-1, length, -1)], dim=-1)
 
 
+def frames(model: Any) -> dict[str, Tensor]:
+    size = model.config.image_size
+    return {"frames": torch.rand(2, 2, 3, size, size, generator=torch.Generator().manual_seed(0))}
+
+
 def noisy_latents(model: Any) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     config = model.config.decoder
@@ -93,6 +98,7 @@ def noisy_latents(model: Any) -> dict[str, Tensor]:
 
 CASES = {
     "LanguageBase": Case(words, lambda result: result.logits),
+    "SemanticVQTokenizer": Case(frames, lambda result: result.features),
     "SemantiCodec": Case(noisy_latents, lambda result: result),
     "TowerBase": Case(pixels, lambda result: result.tokens),
     "VisionLanguageModel": Case(questions, lambda result: result.logits),

@@ -1,0 +1,88 @@
+"""Training of a semantic tokenizer against a frozen teacher (stage A of E-ViLM).
+
+    L = mean(1 - cos(rebuilt, teacher)) + commitment
+
+Source: VQ-KD (BEiT v2, arXiv:2208.06366). Published: AdamW betas (0.9, 0.99), weight decay 1e-4, rate 2e-4 at batch
+512, cosine to 1e-5, 10 of 100 epochs of warm-up, no clipping; ours clips unless `optimizer.clip_norm` is null.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mm.checkpoint import create_model
+from mm.codecs.semantic_vq.loss import cosine_distance
+from mm.codecs.semantic_vq.teacher import Teacher, tower_teacher
+from mm.codecs.semantic_vq.tokenizer import SemanticVQTokenizer
+from mm.training.module import OptimizerConfig, TrainingModule
+from mm.vision import TowerConfig
+
+
+class SemanticVQModule(TrainingModule):
+    """Train a `SemanticVQTokenizer`.
+
+    Batches hold `pictures` (B, 3, S, S) in 0..1. Without a teacher they also hold `targets` (B, N, C).
+
+    Args:
+        tokenizer: Weights to start from: a shipped name, a folder or a hub id; none takes random ones of `preset`.
+        preset: Sizes of a fresh tokenizer.
+        seed: Of its weights.
+        teacher: Tower whose last layer is the target; none reads `targets` from the batch.
+        teacher_weights: As the library names them ("openai", "pretrained", a file); none gives a random teacher.
+        optimizer: Optimiser and schedule.
+    """
+
+    model: SemanticVQTokenizer
+
+    def __init__(
+        self,
+        tokenizer: str | None = None,
+        preset: str = "semantic_vq_tiny",
+        seed: int = 0,
+        teacher: TowerConfig | None = None,
+        teacher_weights: str | None = None,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        if teacher is None and teacher_weights is not None:
+            raise ValueError(f"teacher_weights={teacher_weights!r} has no effect without teacher; set both")
+        found = create_model(preset, seed=seed) if tokenizer is None else SemanticVQTokenizer.from_pretrained(tokenizer)
+        if not isinstance(found, SemanticVQTokenizer):
+            raise ValueError(f"preset {preset!r} builds a {type(found).__name__}, this module trains a tokenizer")
+        super().__init__(found.train(), optimizer)
+        self.teacher: Teacher | None = None if teacher is None else tower_teacher(teacher, teacher_weights)
+        if self.teacher is not None and self.teacher.width != found.config.target_width:
+            raise ValueError(
+                f"the teacher gives {self.teacher.width} channels, the tokenizer rebuilds {found.config.target_width}; "
+                "set target_width to the teacher's"
+            )
+
+    def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Loss of a batch; logs the cosine to the teacher, the commitment and how much of the codebook is in use."""
+        pictures = batch["pictures"]
+        targets = self._targets(batch)
+        found = self.model(pictures)
+        distance = cosine_distance(found.features, targets)
+        usage = self.model.usage if self.training else self.model.usage_of(found.codes)
+        logs: dict[str, Tensor | float] = {"cosine": 1 - distance, "commitment": found.loss}
+        logs |= {"code_usage": usage.used, "code_perplexity": usage.perplexity}
+        return distance + found.loss, logs
+
+    def _targets(self, batch: dict[str, Tensor]) -> Tensor:
+        if self.teacher is not None:
+            return self.teacher(batch["pictures"])
+        if "targets" not in batch:
+            raise ValueError("the batch holds no `targets` and the module has no teacher; set model.init_args.teacher")
+        return batch["targets"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The teacher is frozen and rebuilt from its name; its weights stay out of the checkpoint."""
+        state = checkpoint["state_dict"]
+        for key in [key for key in state if key.startswith("teacher.")]:
+            del state[key]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the teacher's own weights where a strict load looks for them."""
+        own = self.state_dict()
+        checkpoint["state_dict"] |= {key: own[key] for key in own if key.startswith("teacher.")}
