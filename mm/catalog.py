@@ -44,6 +44,11 @@ def list_models(pattern: str = "*") -> list[str]:
 
 MODELS.add("flame_tiny", "mm.encoders.flame.presets:flame_tiny")
 MODELS.add("semanticodec_tiny", "mm.codecs.semanticodec.presets:semanticodec_tiny")
+MODELS.add("evilm_tiny", "mm.encoders.evilm.presets:evilm_tiny")
+MODELS.add("evilm_30m", "mm.encoders.evilm.presets:evilm_30m")
+MODELS.add("evilm_35m_dual", "mm.encoders.evilm.presets:evilm_35m_dual")
+MODELS.add("evilm_slim", "mm.encoders.evilm.presets:evilm_slim")
+MODELS.add("evilm_swin_t", "mm.encoders.evilm.presets:evilm_swin_t")
 MODELS.add("lavi_tiny", "mm.encoders.lavi.presets:lavi_tiny")
 MODELS.add("llava_tiny", "mm.zoo.presets:llava_tiny")
 MODELS.add("llava_tiny_256", "mm.zoo.presets:llava_tiny_256")
@@ -74,6 +79,7 @@ MODULES.add("visionthink_warm_start", "mm.pruning.visionthink.module:WarmStartMo
 MODULES.add("visionthink", "mm.pruning.visionthink.module:GrpoModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
+BENCH_FLOPS.add("evilm", "mm.encoders.evilm.flops:rows")
 BENCH_FLOPS.add("flame", "mm.encoders.flame.flops:rows")
 BENCH_FLOPS.add("flowcut", "mm.pruning.flops:rows")
 BENCH_LATENCY.add("flame", "mm.encoders.flame.latency:rows")
