@@ -72,8 +72,8 @@ class TokenTrie:
 def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The text that each token adds behind another one; "" for special and partial ones."""
     size, special = len(tokenizer), set(tokenizer.all_special_ids)
-    anchor = next(i for i in range(size) if i not in special and tokenizer.decode([i]).strip().isalnum())
-    lead = tokenizer.decode([anchor])
+    anchor = next(i for i in range(size) if i not in special and str(tokenizer.decode([i])).strip().isalnum())
+    lead = str(tokenizer.decode([anchor]))
     texts = tokenizer.batch_decode([[anchor, i] for i in range(size)], clean_up_tokenization_spaces=False)
     found = [text[len(lead) :] if text.startswith(lead) else "" for text in texts]
     return ["" if i in special or not text.isascii() else text for i, text in enumerate(found)]

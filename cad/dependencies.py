@@ -43,17 +43,17 @@ class Graph:
             self.needs[target].add(item)
             return
         used = set(names_in(statement))
-        for target in statement.targets:
-            self.definition[target.text] = placed
-            self.needs[target.text] = set(used)
+        for name in statement.targets:
+            self.definition[name.text] = placed
+            self.needs[name.text] = set(used)
             if statement.kind == "list":
-                self.filled[target.text] = []
-                latest[kinds.get(target.text, "")] = target.text
+                self.filled[name.text] = []
+                latest[kinds.get(name.text, "")] = name.text
             holder = _HOLDERS.get(statement.kind)
-            if holder is not None and target.text not in explicit and (holder in latest or "" in latest):
+            if holder is not None and name.text not in explicit and (holder in latest or "" in latest):
                 home = latest.get(holder) or latest[""]
-                self.filled[home].append(target.text)
-                self.needs[home].add(target.text)
+                self.filled[home].append(name.text)
+                self.needs[home].add(name.text)
 
     def extrude_names(self) -> list[str]:
         """Names of the extrudes in building order."""

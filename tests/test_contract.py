@@ -7,7 +7,7 @@ its tiny preset takes more than a second, a line in `SIZES` makes it smaller her
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import mm
+from mm.codecs.semanticodec import tiny as tiny_codec
 
 QUESTIONS = ["what is in row 3 col 5?", "is it red?", "question: what digit is on the large red circle? answer:"]
 
@@ -80,16 +81,51 @@ def every_head(result: Any) -> Tensor:
     return result.words + other[:, None, None]
 
 
+def scans(model: Any) -> dict[str, Tensor]:
+    """Two volumes with reports of different length."""
+    edge = model.config.vision.volume_size
+    volume = torch.rand((2, 1, edge, edge, edge), generator=torch.Generator().manual_seed(0))
+    return {"volume": volume, **model.tokenize(["The liver is normal. No lung nodule.", "Normal spleen."])}
+
+
+def velvet(result: Any) -> Tensor:
+    """Everything that `VelvetModel` computes, per token."""
+    sides = [getattr(side, level).mean(1) for side in (result.volume, result.text) for level in ("sentence", "word")]
+    rows = torch.cat([result.volume.report, result.text.report, result.match_logits, *sides], dim=-1)
+    length = result.word_logits.shape[1]
+    return torch.cat([result.word_logits, rows[:, None].expand(-1, length, -1)], dim=-1)
+
+
+def noisy_latents(model: Any) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    config = model.config.decoder
+    frames = model.bank(0.2 * torch.randn(2, config.window_samples + 240, generator=generator))
+    noisy = torch.randn(2, *config.latent_shape, generator=generator)
+    return {"frames": frames, "noisy": noisy, "timesteps": torch.tensor([100, 700])}
+
+
 CASES = {
     "EViLM": Case(clips_and_captions, every_head),
     "LanguageBase": Case(words, lambda result: result.logits),
+    "SemantiCodec": Case(noisy_latents, lambda result: result),
     "TowerBase": Case(pixels, lambda result: result.tokens),
     "VisionLanguageModel": Case(questions, lambda result: result.logits),
     "FlameImageEncoder": Case(pixels, lambda result: result, without_gradient=("logit_scale", "logit_bias")),
     "VisionThinkModel": Case(conversations, lambda result: result.logits),
+    "VelvetModel": Case(scans, velvet, without_gradient=("temperature.value",)),
+    "OpenECAD": Case(questions, lambda result: result.logits),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
 }
 """Class name -> its case."""
+
+
+def small_codec() -> dict[str, Any]:
+    """The tiny codec with one block in the feature extractor and two levels in the network."""
+    config = tiny_codec()
+    audiomae = replace(config.encoder.audiomae, depth=1, averaged_blocks=1)
+    unet = replace(config.decoder.unet, multipliers=(1, 1), attention_factors=(2,))
+    return {"encoder": replace(config.encoder, audiomae=audiomae), "decoder": replace(config.decoder, unet=unet)}
+
 
 LANGUAGE = {"width": 32, "depth": 2}
 SIZES: dict[str, dict[str, Any]] = {
@@ -98,9 +134,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "llava_tiny_256": LANGUAGE,
     "flame_tiny": {"width": 32, "layers": 2, "text_width": 24},
     "lavi_tiny": LANGUAGE,
+    "semanticodec_tiny": small_codec(),
+    "openecad_tiny": {"width": 32, "depth": 2, "tower_width": 32, "tower_depth": 2},
     "tiny_vit": {"embed_dim": 32, "depth": 2},
     "tiny_vit_256": {"embed_dim": 32, "depth": 2},
     "visionthink_tiny": {"width": 32, "layers": 2, "vision_width": 32, "vision_layers": 1},
+    "velvet_tiny": {"vision_heads": False, "text_heads": False},  # heads of the pre-training losses alone
 }
 """Preset -> smaller sizes for this file."""
 

@@ -7,7 +7,11 @@ from importlib import import_module
 from mm.command import OK, CommandParser, UsageError
 
 SUBCOMMANDS = {
+    "build": "a program becomes a solid: STEP, STL, GLB, pictures",
     "convert": "between DeepCAD files, OpenECAD text and scripts of other CAD programs",
+    "dataset": "a folder of DeepCAD files becomes a training set with pictures",
+    "generate": "a picture becomes a program, a solid and a drawing to compare",
+    "score": "predicted programs or parts against the true ones",
 }
 """Word after `mm cad` -> its line in `mm cad --help`; `mm.cad.command.<word>:run(argv)` does the work."""
 

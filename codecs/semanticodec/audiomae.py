@@ -10,6 +10,7 @@ Source: Huang et al. 2022 (arXiv:2207.06405); SemantiCodec section III-A for the
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -45,7 +46,7 @@ class AudioMae(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         table = position_table(config.width, config.grid)
         self.pos_embed = nn.Parameter(table[None], requires_grad=False)
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.ModuleList(
             Block(config.width, config.num_heads, config.mlp_ratio, qkv_bias=True, norm_layer=norm)
             for _ in range(config.depth)

@@ -92,8 +92,8 @@ class CodebookModule(CodecStage):
         """Rows of all processes, which may hold different numbers of them."""
         if self.trainer.world_size == 1:
             return x
-        counts = self.all_gather(torch.tensor(len(x), device=x.device))
+        counts: Any = self.all_gather(torch.tensor(len(x), device=x.device))
         padded = x.new_zeros(int(counts.max()), x.shape[1])
         padded[: len(x)] = x
-        rows = self.all_gather(padded)
+        rows: Any = self.all_gather(padded)
         return torch.cat([part[: int(count)] for part, count in zip(rows, counts, strict=True)])

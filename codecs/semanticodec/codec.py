@@ -300,7 +300,7 @@ class SemantiCodec(Pretrained, nn.Module):
         sampling = Sampling(steps=steps, guidance=guidance, seed=seed, sampler=sampler, eta=eta)
         for rows in groups.values():
             longest = max(lengths[row] for row in rows)
-            features = TokenFeatures(self.encoder, tokens[rows, :longest], semantic_vocab)
+            features: Any = TokenFeatures(self.encoder, tokens[rows, :longest], semantic_vocab)
             pieces = self.decoder.stream(
                 features, sampling, windows_at_once=windows_at_once, official_joins=official_joins
             )
@@ -320,7 +320,7 @@ class SemantiCodec(Pretrained, nn.Module):
     ) -> Iterator[Tensor]:
         """`decode` of one recording (N, 2) in blocks (S_i,); memory does not grow with its length."""
         check_tokens(tokens[None], self.encoder, semantic_vocab)
-        features = TokenFeatures(self.encoder, tokens[None], semantic_vocab)
+        features: Any = TokenFeatures(self.encoder, tokens[None], semantic_vocab)
         for piece in self.decoder.stream(features, sampling, windows_at_once=windows_at_once):
             yield piece[0, 0].float().cpu()
 
@@ -339,4 +339,5 @@ class SemantiCodec(Pretrained, nn.Module):
             v, the shape of `noisy`.
         """
         condition = self.decoder.condition(self.encoder(frames, vocab=semantic_vocab).condition)
-        return self.decoder.unet(noisy, timesteps, self.decoder.unet.read_context(condition))  # type: ignore[no-any-return]
+        context = self.decoder.unet.read_context(condition)
+        return self.decoder.unet(noisy.to(condition.dtype), timesteps, context)  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mm.codecs.quantize import VectorQuantizer, VectorQuantizerConfig
@@ -87,7 +88,7 @@ class SemantiCodecEncoder(nn.Module):
     def quantize(self, features: Tensor, keep: Tensor, *, vocab: int | None = None) -> Encoded:
         """`forward` from stacked features (B, N, D) and kept positions (B, N)."""
         codes = self.semantic.encode(features, vocab)
-        semantic = self.semantic.lookup(codes, vocab).to(features.dtype)
+        semantic = F.embedding(codes, self.semantic.codebook(vocab)).to(features.dtype)  # `lookup` would read back
         # Deviation: padding is left out of the codebook's statistics; the released training counts it.
         vectors = self.acoustic(features, semantic, keep)
         acoustic = self.quantizer(vectors, keep)

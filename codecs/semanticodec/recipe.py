@@ -62,11 +62,11 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {
-    "audiomae": Stage(module=AudioMaeModule, steps=3000, batch=48, lr=2e-3, options={"hidden_share": 0.7}),
-    "vae": Stage(module=VaeModule, steps=3500, batch=12, lr=4e-3, ema=0.98, options={"kl_weight": 1e-3}),
+    "audiomae": Stage(module=AudioMaeModule, steps=1000, batch=48, lr=2e-3, options={"hidden_share": 0.7}),
+    "vae": Stage(module=VaeModule, steps=1000, batch=12, lr=4e-3, ema=0.98, options={"kl_weight": 1e-3}),
     "vocoder": Stage(
         module=VocoderModule,
-        steps=5000,
+        steps=1500,
         batch=16,
         lr=2e-3,
         betas=(0.8, 0.99),
@@ -75,7 +75,7 @@ STAGES: dict[str, Stage] = {
     ),
     "joint": Stage(
         module=JointModule,
-        steps=6000,
+        steps=1300,
         batch=24,
         lr=2e-3,
         ema=0.985,
@@ -164,6 +164,7 @@ def run_stage(
     seed: int,
     batch: int | None = None,
     seconds: float | None = None,
+    go_on: bool = False,
 ) -> Path:
     """Train one stage and write its codec to `out/name`.
 
@@ -176,6 +177,7 @@ def run_stage(
         seed: Of weights, batches and noise.
         batch: Sounds per step; none takes the recipe's.
         seconds: Shorten the stage to about this time.
+        go_on: Start from what the stage left in its folder earlier, with a new schedule.
     """
     lightning.seed_everything(seed, verbose=False)
     start = time.perf_counter()
@@ -185,6 +187,8 @@ def run_stage(
         stage = STAGES[name]
         optimizer = OptimizerConfig(lr=stage.lr, betas=stage.betas, weight_decay=0.01, warmup=0.05)
         begin = {"codec": str(out / "codebooks")} if name == "joint" else {}
+        if go_on and (out / name).is_dir():
+            begin = {"codec": str(out / name)}
         module = stage.module(**begin, seed=seed, optimizer=optimizer, **stage.options)
         steps = max(round(stage.steps * scale), 1)
         callbacks = [Progress(), *([EMA(stage.ema)] if stage.ema else []), *([FitInto(seconds)] if seconds else [])]
@@ -218,9 +222,12 @@ def _codebooks(out: Path, sounds: dict[str, Tensor], device: str, seed: int) -> 
     for name, part in parts.items():
         trained = SemantiCodec.from_pretrained(out / name)
         load_state(module.model.get_submodule(part), trained.get_submodule(part).state_dict(), source=str(out / name))
-    batches = [{name: value[i : i + 256] for name, value in sounds.items()} for i in range(0, 4096, 256)]
+    count = min(len(sounds["waves"]), 4096)
+    batches: Any = [
+        {name: value[i : min(i + 256, count)] for name, value in sounds.items()} for i in range(0, count, 256)
+    ]
     trainer = _trainer(device, max_epochs=1)
-    trainer.fit(module, DataLoader([batch for batch in batches if len(batch["waves"])], batch_size=None))
+    trainer.fit(module, DataLoader(batches, batch_size=None))
     return module
 
 
@@ -247,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pool", type=int, default=4096, help="sounds in the pool (default: 4096)")
     parser.add_argument("--batch", type=int, default=None, help="sounds per step (default: per stage)")
     parser.add_argument("--seconds", type=float, default=None, help="shorten each stage to about this time")
+    parser.add_argument("--go-on", action="store_true", help="continue stages from the weights they left")
     parser.add_argument("--workers", type=int, default=2, help="processes that make the pool (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
@@ -254,7 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = arguments.out / "pool.pt"
     if not path.is_file():
         make_pool(path, arguments.pool, 20_480, arguments.workers)
-    sounds = {name: value.to(arguments.device) for name, value in torch.load(path, weights_only=True).items()}
+    stored = torch.load(path, weights_only=True)
+    sounds = {name: value[: arguments.pool].to(arguments.device) for name, value in stored.items()}
     for name in arguments.stages:
         run_stage(
             name,
@@ -265,6 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=arguments.seed,
             batch=arguments.batch,
             seconds=arguments.seconds,
+            go_on=arguments.go_on,
         )
     return 0
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mm.app.report import Page
 
 SHOWN = 3
+"""Sounds in the picture."""
+SCORED = 32
+"""Sounds per score; `mm zoo verify` takes more."""
 
 
 def page(page: Page) -> None:
@@ -60,7 +63,7 @@ def _sounds(page: Page, codec: SemantiCodec) -> None:
 
 def _scores(page: Page, codec: SemantiCodec) -> None:
     page.heading("Controls")
-    found = evaluate(codec, seed=page.seed, count=32)
+    found = evaluate(codec, seed=page.seed, count=SCORED)
     rows = [
         {"decoded from": label, "mel error (mean |difference| of the natural logarithm)": found[f"mel_error_{name}"]}
         for name, label in (
@@ -70,7 +73,7 @@ def _scores(page: Page, codec: SemantiCodec) -> None:
             ("shuffled", "tokens of another sound"),
         )
     ]
-    page.table(rows, "32 held-out sounds, 10 steps, the same noise for all rows", key="controls")
+    page.table(rows, f"{SCORED} held-out sounds, 10 steps, the same noise for all rows", key="controls")
     page.table(
         [
             {"question": "own source among 16, from tokens", "share": found["retrieval_top1"], "chance": 1 / 16},

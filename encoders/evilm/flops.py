@@ -27,6 +27,7 @@ def _meta(name: str) -> EViLM:
         return EViLM(evilm_config(name)).eval()
 
 
+@cache
 def body_parameters(name: str) -> int:
     """Parameters of trunk, text and fusion of a preset, heads left out."""
     return sum(value.numel() for key, value in _meta(name).named_parameters() if key.startswith(BODY))

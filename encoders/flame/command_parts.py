@@ -75,7 +75,9 @@ def text_config(name: str, layer: str | None, templates: str | None) -> TextTowe
     from mm.encoders.flame.sentence import is_sentence_folder
     from mm.encoders.flame.tower import TextTowerConfig
 
-    changes = {key: value for key, value in (("layer", layer), ("templates", templates)) if value is not None}
+    changes: dict[str, Any] = {
+        key: value for key, value in (("layer", layer), ("templates", templates)) if value is not None
+    }
     folder = resolve(name)
     if is_sentence_folder(folder):
         if changes:

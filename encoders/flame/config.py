@@ -12,7 +12,7 @@ LEAST_HIDDEN = 4096
 """Hidden channels of the published head, unless the text embedding is wider."""
 
 
-def vit(name: str, *, size: int, **options: int) -> TowerConfig:
+def vit(name: str, *, size: int, **options: float) -> TowerConfig:
     """An open_clip vision transformer that is read behind its last block, without final norm and projection."""
     return TowerConfig(
         library="open_clip",

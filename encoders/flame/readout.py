@@ -36,6 +36,6 @@ def word_scores(backbone: LanguageBackbone, vectors: Tensor, tokens: Sequence[in
         raise ValueError("a read-out needs the language model's head; load it without layers=...")
     if vectors.shape[-1] != backbone.width:
         raise ValueError(f"vectors have {vectors.shape[-1]} channels, the language model {backbone.width}")
-    weight = backbone.head.weight
+    weight: Tensor = backbone.head.weight  # type: ignore[assignment]
     logits = backbone.head(backbone.final_norm(vectors.to(weight))).float()
     return logits if tokens is None else logits[..., list(tokens)]

@@ -82,7 +82,11 @@ class SentenceTextEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Short hexadecimal name of everything that decides an embedding."""
-        settings = {"pooling": self.pooling, "max_tokens": self.max_tokens, "prompt": self.prompt}
+        settings: dict[str, Any] = {
+            "pooling": self.pooling,
+            "max_tokens": self.max_tokens,
+            "prompt": self.prompt,
+        }
         settings["config"] = numbers_of(self.model.config)
         return digest(settings, self.model.state_dict().items(), self.tokenizer)
 
@@ -177,7 +181,7 @@ def _pooling(place: Path) -> Pooling:
 
 def _max_tokens(inner: Path, model: Any) -> int:
     stated = inner / "sentence_bert_config.json"
-    limit = read_json(stated).get("max_seq_length") if stated.is_file() else None
+    limit: Any = read_json(stated).get("max_seq_length") if stated.is_file() else None
     return int(limit or getattr(model.config, "max_position_embeddings", 512))
 
 

@@ -31,8 +31,11 @@ class RowCodec(Protocol):
     """A way to write rows down."""
 
     kind: str
-    features: tuple[str, ...]
-    """Names of what is stored."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of what is stored."""
+        ...
 
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
         """Unit rows (..., D) float -> what is stored of them, each with the same leading axes."""

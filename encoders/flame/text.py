@@ -40,7 +40,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 class TextTower(Protocol):
     """What training, store and evaluation ask of a text tower."""
 
-    width: int
+    @property
+    def width(self) -> int: ...
 
     def encode(
         self,
@@ -185,8 +186,8 @@ class FacetTextEncoder(nn.Module):
             raise ValueError(f"reduce must be None or 'mean', got {reduce!r}")
         rows = self.rows(captions, template)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
-        device, dtype = self.backbone.embedding.weight.device, self.backbone.embedding.weight.dtype
-        found = torch.empty(len(rows), self.facets(template), self.width, device=device, dtype=dtype)
+        words: Tensor = self.backbone.embedding.weight  # type: ignore[assignment]
+        found = words.new_empty(len(rows), self.facets(template), self.width)
         for first in range(0, len(rows), batch_size):
             part = order[first : first + batch_size]
             batch = collate([rows[index] for index in part], self._pad_id, self.padding_side)
@@ -209,7 +210,8 @@ class FacetTextEncoder(nn.Module):
     @torch.no_grad()
     def embed(self, batch: FacetBatch, facets: int) -> Tensor:
         """Un-normalised embeddings of tokenised captions, (B, K, D)."""
-        device = self.backbone.embedding.weight.device
+        words: Tensor = self.backbone.embedding.weight  # type: ignore[assignment]
+        device = words.device
         if self.sharing == "fork":
             return self._forked(batch, facets, device)
         positions = facet_positions(batch.facet_ids, self.positions).to(device)

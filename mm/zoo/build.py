@@ -35,6 +35,8 @@ class Recipe:
     """What it is, in a sentence."""
     data: str
     """What it was trained on."""
+    stages: str = ""
+    """Command that trains it in several stages; its result goes to `--trained`. "" is one run of `config`."""
 
 
 RECIPES = {
@@ -64,6 +66,24 @@ RECIPES = {
         about="LaVi on tiny_lm and tiny_vit, both frozen: answers about boards, scenes and clips.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes, drawn clips",
     ),
+    "semanticodec_tiny": Recipe(
+        config="semanticodec/diffusion_tiny",
+        about="SemantiCodec of 1.5 million parameters for 1.28-s segments, 50 tokens and up to 400 bits per second.",
+        data="speech-like syllables, notes, noise, hits and sweeps made from seeds; no recording",
+        stages="python -m mm.codecs.semanticodec.recipe --out runs/semanticodec",
+    ),
+    "openecad_tiny": Recipe(
+        config="cad/tiny",
+        about="OpenECAD of 1.1 million parameters: one picture of a part -> the program that builds it.",
+        data="procedural parts of mm.cad.procedural (TINY), iso view, drawn by the package's own rasteriser",
+    ),
+    "visionthink_tiny": Recipe(
+        config="visionthink/tiny",
+        about="A Qwen2.5-VL of 0.5 million parameters that asks for the full picture when a question needs it.",
+        data="drawn flags whose colour survives half the resolution and whose weave does not",
+        stages="mm fit --config visionthink/warm_start --out runs/warm_start; "
+        "mm fit --config visionthink/tiny --out runs/visionthink",
+    ),
     "llava_tiny": Recipe(
         config="llava/tiny",
         about="The concatenation host on the same frozen tiny_lm and tiny_vit: only its projector is trained.",
@@ -74,6 +94,11 @@ RECIPES = {
         about="The concatenation host with 256 visual tokens, on frozen tiny_lm and tiny_vit_256: only its projector "
         "is trained. It is there to lose tokens.",
         data="drawn wide scenes (small things in large pictures)",
+    ),
+    "velvet_tiny": Recipe(
+        config="medical/tiny",
+        about="VELVET-Med with 0.7 million parameters: volumes of 36 voxels and their reports.",
+        data="procedural CT phantoms of mm.medical.phantoms and their reports (training seeds); no patient",
     ),
 }
 
@@ -96,6 +121,8 @@ def build(name: str, *, trained: Path | None = None, made_with: str = "", seed: 
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
     recipe = RECIPES[name]
+    if trained is None and recipe.stages:
+        raise ValueError(f"{name} is trained in stages: {recipe.stages}; then add --trained FOLDER")
     if trained is None:
         from mm.training.cli import fit
 
@@ -107,7 +134,9 @@ def build(name: str, *, trained: Path | None = None, made_with: str = "", seed: 
     found = EVALUATORS.get(name)(load(folder), seed=seed)
     write_metrics(folder, found, seed=seed, tolerance=TOLERANCE)
     text = {
-        "command": f"python -m mm.zoo.build {name}",
+        "command": f"{recipe.stages}; python -m mm.zoo.build {name} --trained FOLDER"
+        if recipe.stages
+        else f"python -m mm.zoo.build {name}",
         "config": recipe.config,
         "data": recipe.data,
         "licence": LICENCE,
@@ -127,7 +156,7 @@ def card(name: str, folder: Path) -> str:
     return (
         f"# {name}\n\n{recipe.about} A small demonstration, not a released model of the paper's authors.\n\n"
         f"- Data: {recipe.data}.\n- Licence: {LICENCE}.\n"
-        f"- Made by `mm fit --config {recipe.config}`; weights are stored in float16.\n"
+        f"- Made by `{recipe.stages or f'mm fit --config {recipe.config}'}`; weights are stored in float16.\n"
         f"- Limits: it knows nothing outside the procedural world.\n\n"
         f"| held-out score | value |\n|---|---|\n{scores}\n"
     )

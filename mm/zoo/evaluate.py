@@ -111,7 +111,7 @@ def tower(model: TowerBase, *, seed: int) -> dict[str, float]:
         tokens = [model.tower((batch["pictures"] - prepared.mean) / prepared.std).tokens for batch in batches]
         labels = {name: torch.cat([batch[name] for batch in batches]).flatten() for name in TARGETS}
         sets.append((torch.cat(tokens).flatten(0, 1).double(), labels))
-    return {f"{name}_patch_accuracy": readout(*sets, name) for name in ("digit", "colour", "shape")}
+    return {f"{name}_patch_accuracy": readout(sets[0], sets[1], name) for name in ("digit", "colour", "shape")}
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def tower_wide(model: TowerBase, *, seed: int) -> dict[str, float]:
         for name, classes in labels.items():
             classes[classes == TARGETS[name].index(NOTHING)] = UNKNOWN
         sets.append((torch.cat(tokens).flatten(0, 1).double(), labels))
-    return {f"{name}_patch_accuracy": readout(*sets, name) for name in PATCH_TARGETS}
+    return {f"{name}_patch_accuracy": readout(sets[0], sets[1], name) for name in PATCH_TARGETS}
 
 
 Readings = tuple[Tensor, dict[str, Tensor]]

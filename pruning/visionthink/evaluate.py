@@ -9,10 +9,13 @@ from PIL import Image
 
 from mm.data.split import Split
 from mm.pruning.visionthink.generator import AdaptiveAnswer
+from mm.pruning.visionthink.looks import Eye, Look
 from mm.pruning.visionthink.model import VisionThinkModel
 from mm.pruning.visionthink.weaves import WeaveSample, weave_sample
 
 BIASES = (-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0)
+SIDES = (8, 16, 24, 32)
+"""Sides of the fixed resolutions, of pictures of 32 pixels."""
 
 
 def held_out(count: int, seed: int = 0) -> list[WeaveSample]:
@@ -64,7 +67,11 @@ def blank_second(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> lis
     """The control in which every full picture is grey."""
     generate = model.generator(batch_size=64)
     full = generate.full_look
-    generate.full_look = lambda eye, images: full(eye, [Image.new("RGB", i.size, (125, 125, 125)) for i in images])
+
+    def grey(eye: Eye, images: Sequence[Image.Image]) -> list[Look]:
+        return full(eye, [Image.new("RGB", image.size, (125, 125, 125)) for image in images])
+
+    generate.full_look = grey
     found: list[AdaptiveAnswer] = generate([s.image for s in samples], [s.question for s in samples])
     return found
 
@@ -72,3 +79,15 @@ def blank_second(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> lis
 def curve(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> list[dict[str, float]]:
     """Accuracy and cost over `call_bias`, one row per value of `BIASES`."""
     return [{"call_bias": b, **scores(samples, answers(model, samples, call_bias=b))} for b in BIASES]
+
+
+def fixed(model: VisionThinkModel, samples: Sequence[WeaveSample]) -> list[dict[str, float]]:
+    """The baseline that every question gets the same resolution and no second look, one row per side of `SIDES`."""
+    rows = []
+    for side in SIDES:
+        shown = [s.image.resize((side, side), Image.Resampling.LANCZOS) for s in samples]
+        generate = model.generator(batch_size=64, first_look="full", mode="never")
+        found = scores(samples, generate(shown, [s.question for s in samples]))
+        cost = (side / samples[0].image.width) ** 2
+        rows.append({"side": side, "accuracy": found["accuracy"], "retain_ratio": cost})
+    return rows

@@ -131,7 +131,8 @@ class AdaptiveGenerator:
         self.vlm, self.tokenizer = vlm, processor.tokenizer
         self.eye = Eye(vlm, processor.image_processor)
         self.policy = policy or ResolutionPolicy.evaluation()
-        self.first_look, self.full_look = open_looker(first_look, self.policy), FullLook(self.policy)
+        self.first_look = open_looker(first_look, self.policy)
+        self.full_look: Looker = FullLook(self.policy)
         self.mode, self.call_bias, self.protocol = mode, call_bias, protocol or ToolProtocol()
         self.max_rounds, self.max_new_tokens = max_rounds, max_new_tokens
         self.temperature, self.parser, self.batch_size = temperature, parser, batch_size

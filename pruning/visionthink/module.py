@@ -8,6 +8,8 @@ warm start.
 from __future__ import annotations
 
 import copy
+import logging
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -20,11 +22,14 @@ from mm.pruning.visionthink.evaluate import scores
 from mm.pruning.visionthink.format import FormatVariant, format_reward
 from mm.pruning.visionthink.generator import AdaptiveAnswer
 from mm.pruning.visionthink.grpo import grpo_loss
+from mm.pruning.visionthink.judge import exact
 from mm.pruning.visionthink.model import VisionThinkModel, visionthink_tiny
 from mm.pruning.visionthink.reward import Rule, group_reward_parts, keeps_group
 from mm.pruning.visionthink.traces import log_probs, packed_batch
 from mm.pruning.visionthink.weaves import WeaveSample, weave_sample
 from mm.training.module import OptimizerConfig, TrainingModule
+
+logger = logging.getLogger(__name__)
 
 
 class WarmStartModule(TrainingModule):
@@ -32,6 +37,7 @@ class WarmStartModule(TrainingModule):
 
     Args:
         sizes: Fields of `TinySizes`.
+        answer_weight: How much the word of an answer counts beside the words around it, which are soon known.
         seed: Of the random weights.
         optimizer: Optimiser and schedule.
     """
@@ -39,15 +45,25 @@ class WarmStartModule(TrainingModule):
     model: VisionThinkModel
 
     def __init__(
-        self, sizes: dict[str, int] | None = None, seed: int = 0, optimizer: OptimizerConfig | None = None
+        self,
+        sizes: dict[str, int] | None = None,
+        answer_weight: float = 10.0,
+        seed: int = 0,
+        optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__(visionthink_tiny(seed, **(sizes or {})).train(), optimizer)
+        self.answer_weight = answer_weight
+        self.before_answer: int = self.model.processor.tokenizer.get_vocab()["<answer>"]
 
     def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Cross-entropy of the generated tokens; observations and prompts carry none."""
         log_prob, _, mask = log_probs(self.model.vlm, batch)
-        loss = -torch.where(mask, log_prob, 0.0).sum() / mask.sum().clamp_min(1)
-        return loss, {"weight": mask.sum()}
+        answer = batch["input_ids"][:, :-1] == self.before_answer
+        weights = mask * torch.where(answer, self.answer_weight, 1.0)
+        loss = -(weights * log_prob).sum() / weights.sum().clamp_min(1)
+        said = mask & answer
+        word = -torch.where(said, log_prob, 0.0).sum() / said.sum().clamp_min(1)
+        return loss, {"weight": weights.sum(), "answer_loss": word}
 
 
 class GrpoModule(TrainingModule):
@@ -61,6 +77,8 @@ class GrpoModule(TrainingModule):
         temperature: Of the draws.
         rule, theta, tool_penalty, direct_penalty, format_weight: See `group_rewards`.
         format_variant: See `format_reward`.
+        judge: `judge(question, truth, answer) -> bool`, see `mm.pruning.visionthink.judge`. One that raises is no
+            verdict: the whole group of that rollout is dropped and counted.
         kl_coeff, entropy_coeff, clip_low, clip_high, agg: See `grpo_loss`.
         seed: Of the draws.
         optimizer: Optimiser and schedule.
@@ -79,6 +97,7 @@ class GrpoModule(TrainingModule):
         direct_penalty: float = 0.1,
         format_weight: float = 0.5,
         format_variant: FormatVariant = "strict_json",
+        judge: Callable[[str, str, str], bool] = exact,
         kl_coeff: float = 0.001,
         entropy_coeff: float = 0.001,
         clip_low: float = 0.2,
@@ -105,6 +124,7 @@ class GrpoModule(TrainingModule):
             "format_weight": format_weight,
         }
         self.format_variant: FormatVariant = format_variant
+        self.judge = judge
         self.loss_options: dict[str, Any] = {
             "kl_coeff": kl_coeff,
             "entropy_coeff": entropy_coeff,
@@ -140,19 +160,31 @@ class GrpoModule(TrainingModule):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor | float]]:
         """Totals (N), which conversations lie in groups that teach something (N), and numbers to log."""
         totals, kept = [], []
-        tidy_share = 0.0
+        tidy_share, failures = 0.0, 0
         for start in range(0, len(samples), self.rollouts):
             part = slice(start, start + self.rollouts)
-            right = [a.answer == s.answer for s, a in zip(samples[part], played[part], strict=True)]
+            right = [self._verdict(s, a) for s, a in zip(samples[part], played[part], strict=True)]
+            failed = None in right
+            failures += failed
             checked = [format_reward(a.turns, self.format_variant) for a in played[part]]
-            parts = group_reward_parts(right, [c for _, c in checked], [f for f, _ in checked], **self.reward_options)
+            known = [bool(verdict) for verdict in right]
+            parts = group_reward_parts(known, [c for _, c in checked], [f for f, _ in checked], **self.reward_options)
             totals.append(parts.total)
-            kept += [keeps_group(parts.total)] * self.rollouts
+            kept += [keeps_group(parts.total, failed=failed)] * self.rollouts
             tidy_share += sum(f for f, _ in checked)
         found = scores(samples, played)
         logs: dict[str, Tensor | float] = {**found, "format": tidy_share / len(samples)}
+        logs["judge_failures"] = failures
         logs["reward"] = float(torch.cat(totals).mean())
         return torch.cat(totals), torch.tensor(kept), logs
+
+    def _verdict(self, sample: WeaveSample, played: AdaptiveAnswer) -> bool | None:
+        """Whether an answer is right; None where the judge gave no verdict."""
+        try:
+            return bool(self.judge(sample.question, sample.answer, played.answer))
+        except Exception as error:  # a judge is other people's code, often at the other end of a network
+            logger.warning("no verdict on %r: %s: %s", played.answer, type(error).__name__, error)
+            return None
 
     def _step(
         self,

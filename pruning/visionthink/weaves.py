@@ -55,7 +55,7 @@ def weave_sample(seed: int) -> WeaveSample:
     colour, weave = int(rng.integers(9)), int(rng.integers(9))
     pixels = np.empty((SIDE, SIDE, 3))
     pixels[: SIDE // 2] = list(COLOURS.values())[colour] + rng.normal(0, 12, (SIDE // 2, SIDE, 3))
-    fields = [_field(which, int(rng.integers(2)), rng.normal(125, 15)) for which in (weave // 3, weave % 3)]
+    fields = [_field(which, rng.normal(125, 15)) for which in (weave // 3, weave % 3)]
     pixels[SIDE // 2 :] = np.concatenate(fields, 1)[..., None] + rng.normal(0, 10, (SIDE // 2, SIDE, 3))
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     kind: Kind = "hard" if seed % 2 else "easy"
@@ -68,10 +68,13 @@ def words() -> list[str]:
     return [*QUESTIONS.values(), *COLOURS, *WEAVES, "look"]
 
 
-def _field(which: int, phase: int, mean: float) -> np.ndarray:
-    """(16, 16) of alternating dark and light pixels in rows, columns or checks.
+def _field(which: int, mean: float) -> np.ndarray:
+    """(16, 16) of alternating dark and light pixels in rows, columns or checks, fading towards its border.
 
-    Phase and mean are drawn, so that what little of the pattern leaks through the filter at borders says nothing.
+    A sharp border would leak through the filter; faded, what halving leaves of the pattern is less than one grey level.
     """
     row, column = np.indices((SIDE // 2, SIDE // 2))
-    return np.where(((row, column, row + column)[which] + phase) % 2, mean + 65, mean - 65)
+    edge = np.arange(SIDE // 2) + 0.5
+    fade = np.clip(np.minimum(edge, SIDE // 2 - edge) / 5, 0, 1)
+    sign = np.where((row, column, row + column)[which] % 2, 1.0, -1.0)
+    return mean + 80 * sign * np.outer(fade, fade)

@@ -114,6 +114,16 @@ def test_a_grpo_step_uses_groups_that_differ_and_leaves_the_reference_alone(tmp_
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.model.parameters())
     assert all(p.grad is None for p in module.reference.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, module.reference.parameters(), strict=True))
+    asked = iter(range(10_000))
+
+    def sometimes_silent(question, truth, answer):
+        if next(asked) == 0:
+            raise TimeoutError("no reply")
+        return False
+
+    module.judge = sometimes_silent
+    _, logs = module.compute_loss(seeds)
+    assert logs["judge_failures"] == 1 and logs["groups_kept"] == 0.5
     monkeypatch.setattr("mm.pruning.visionthink.module.format_reward", lambda turns, variant: (1, 0))
     loss, logs = module.compute_loss(seeds)
     assert float(loss.detach()) == 0 and logs["groups_kept"] == 0.0

@@ -1,0 +1,171 @@
+"""Does pre-training help segmentation? A SwinUNETR on phantoms, from the pre-trained encoder and from random weights.
+
+python -m mm.medical.velvet.transfer --model velvet_tiny --seeds 3
+Dims: B scans, X voxels per edge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mm.checkpoint import load
+from mm.command import emit_json, emit_table
+from mm.data.split import Split, SplitName
+from mm.extras import require
+from mm.medical.phantoms import LABELS, draw_case, render
+from mm.medical.velvet.config import VisionConfig
+from mm.medical.velvet.convert import load_into_swin_unetr
+from mm.medical.velvet.data import windowed
+from mm.medical.velvet.model import VelvetModel
+from mm.medical.velvet.vision import VisionEncoder
+
+GOOD = 0.8
+"""Dice that every organ must reach."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """How a segmentation network is trained."""
+
+    size: int = 64
+    """Edge of the scans, voxels; a multiple of 32."""
+    scans: int = 32
+    """Labelled scans to learn from."""
+    held_out: int = 16
+    """Scans to score on."""
+    steps: int = 240
+    """Optimiser steps."""
+    every: int = 20
+    """Steps between two scores."""
+    batch_size: int = 2
+    """Scans per step (B)."""
+    lr: float = 2e-3
+    """Peak rate of AdamW."""
+
+
+def swin_unetr(config: VisionConfig, classes: int = len(LABELS)) -> Any:
+    """MONAI's SwinUNETR around an encoder of these sizes; `embed_dim` must be a multiple of 12."""
+    nets = require("monai.networks.nets.swin_unetr", extra="medical", purpose="Segmentation")
+    return nets.SwinUNETR(
+        in_channels=config.in_channels,
+        out_channels=classes,
+        patch_size=config.patch_size,
+        depths=config.depths,
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+        feature_size=config.embed_dim,
+    )
+
+
+@cache
+def labelled_scans(split: SplitName, count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Volumes (B, 1, X, X, X) in 0 .. 1 and label maps (B, 1, X, X, X) int64 of the first patients of a split."""
+    scans = [render(draw_case(Split(split).seed(2 * number)), size) for number in range(count)]
+    labels = torch.stack([torch.from_numpy(scan.labels.astype("int64"))[None] for scan in scans])
+    return torch.stack([windowed(scan.hu) for scan in scans]), labels
+
+
+def learn(
+    encoder: VisionEncoder, *, pretrained: bool, seed: int, config: TransferConfig, device: str = "cpu"
+) -> list[dict[str, float]]:
+    """Train one network and score it along the way.
+
+    Args:
+        encoder: Gives the sizes, and the weights if `pretrained`.
+        pretrained: Copy the encoder; False leaves the network random.
+        seed: Of the random weights and the order of scans.
+        config: Data and optimiser.
+        device: Where to train.
+
+    Returns:
+        One row per score: step, Dice of every organ, mean and worst.
+    """
+    torch.manual_seed(seed)
+    network = swin_unetr(encoder.config)
+    if pretrained:
+        load_into_swin_unetr(network, encoder)
+    network.to(device).train()
+    images, labels = (part.to(device) for part in labelled_scans("train", config.scans, config.size))
+    held_out = tuple(part.to(device) for part in labelled_scans("test", config.held_out, config.size))
+    losses = require("monai.losses", extra="medical", purpose="Segmentation")
+    loss_of = losses.DiceCELoss(softmax=True, to_onehot_y=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps, pct_start=0.1)
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for step in range(1, config.steps + 1):
+        picked = torch.randint(config.scans, (config.batch_size,), generator=generator).to(device)
+        loss = loss_of(network(images[picked]), labels[picked])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % config.every == 0:
+            rows.append({"step": step, **dice(network, *held_out)})
+    return rows
+
+
+@torch.no_grad()
+def dice(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Dice of every organ over all voxels of all scans, 2 |A and B| / (|A| + |B|), their mean and the worst."""
+    network.eval()
+    found = torch.cat([network(part).argmax(1, keepdim=True) for part in images.split(4)])
+    network.train()
+    scores = {}
+    for value, name in enumerate(LABELS[1:], 1):
+        ours, truth = found == value, labels == value
+        scores[name] = (2 * (ours & truth).sum() / (ours.sum() + truth.sum()).clamp(min=1)).item()
+    return scores | {"mean": sum(scores.values()) / len(scores), "worst": min(scores.values())}
+
+
+def steps_to(rows: Sequence[dict[str, float]], wanted: float = GOOD) -> float:
+    """First step at which every organ reaches the wanted Dice, infinite if none."""
+    return next((row["step"] for row in rows if row["worst"] >= wanted), float("inf"))
+
+
+def compare(
+    encoder: VisionEncoder, seeds: int, config: TransferConfig, device: str
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, float]]]]:
+    """One row per seed: steps to a Dice of 0.8 everywhere and the final worst organ, both ways; and the curves."""
+    table, curves = [], {}
+    for seed in range(seeds):
+        row: dict[str, Any] = {"seed": seed}
+        for start in ("pretrained", "random"):
+            rows = learn(encoder, pretrained=start == "pretrained", seed=seed, config=config, device=device)
+            curves[f"{start} {seed}"] = rows
+            row |= {f"{start}_steps": steps_to(rows), f"{start}_worst": rows[-1]["worst"]}
+        table.append(row)
+    return table, curves
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="velvet_tiny", help="shipped name or model folder (default: velvet_tiny)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=TransferConfig.steps)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", action="store_true", help="machine-readable output with the curves")
+    arguments = parser.parse_args(argv)
+    model = load(arguments.model)
+    if not isinstance(model, VelvetModel):
+        raise ValueError(f"{arguments.model} holds a {type(model).__name__}, not a VelvetModel")
+    config = TransferConfig(steps=arguments.steps)
+    table, curves = compare(model.vision, arguments.seeds, config, arguments.device)
+    if arguments.json:
+        emit_json({"config": asdict(config), "table": table, "curves": curves})
+    else:
+        emit_table(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
