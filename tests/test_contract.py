@@ -68,6 +68,19 @@ def conversations(model: Any) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in batch.items() if name != "loss_mask"}
 
 
+def clips_and_captions(model: Any) -> dict[str, Tensor]:
+    frames = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    batch = model.tokenize(["a red circle", "is it a large blue star?"])
+    keep = torch.ones(2, 3, 2, 2, dtype=torch.bool)
+    return {"pixel_values": frames, **batch, "mask": keep}
+
+
+def every_head(result: Any) -> Tensor:
+    """Word logits plus a value of each other head per sample, (B, X, V)."""
+    other = result.matching + result.codes.square().mean((1, 2, 3, 4)) + result.similarity.mean(1)
+    return result.words + other[:, None, None]
+
+
 def scans(model: Any) -> dict[str, Tensor]:
     """Two volumes with reports of different length."""
     edge = model.config.vision.volume_size
@@ -97,6 +110,7 @@ def noisy_latents(model: Any) -> dict[str, Tensor]:
 
 
 CASES = {
+    "EViLM": Case(clips_and_captions, every_head),
     "LanguageBase": Case(words, lambda result: result.logits),
     "SemanticVQTokenizer": Case(frames, lambda result: result.features),
     "SemantiCodec": Case(noisy_latents, lambda result: result),
