@@ -8,6 +8,7 @@ Source: the tokenizer of BEiT v2 (arXiv:2208.06366), as published in its code; t
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class PatchTransformer(nn.Module):
         init_linear(self, generator)
         for number, block in enumerate(self.blocks, 1):
             for linear in (block.attn.proj, block.mlp.fc2):  # type: ignore[union-attr]
-                linear.weight.div_(math.sqrt(2 * number))
+                linear.weight.div_(math.sqrt(2 * number))  # type: ignore[union-attr, operator]
 
 
 class Block(nn.Module):
@@ -123,8 +124,9 @@ class TaskLayer(nn.Sequential):
         if not self.exact:
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
-            hidden = F.linear(x.float(), self[0].weight.float(), self[0].bias.float()).tanh()  # type: ignore[union-attr]
-            return F.linear(hidden, self[2].weight.float(), self[2].bias.float())  # type: ignore[union-attr]
+            first, last = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
+            hidden = F.linear(x.float(), first.weight.float(), first.bias.float()).tanh()
+            return F.linear(hidden, last.weight.float(), last.bias.float())
 
 
 @torch.no_grad()

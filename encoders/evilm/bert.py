@@ -82,7 +82,7 @@ class TransformerStack(nn.ModuleList):
         """Attention received by each place, summed over the layers, (B, N) float32."""
         total = x.new_zeros(x.shape[:2], dtype=torch.float32)
         for layer in self:
-            total = total + layer.received(x, mask)
+            total = total + layer.received(x, mask)  # type: ignore[operator]
             x = layer(x, mask)
         return total
 

@@ -47,7 +47,8 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, window: tuple[int, int, int], shifted: bool) -> None:
         super().__init__()
         self.num_heads, self.window = num_heads, window
-        self.shift = tuple(side // 2 if shifted else 0 for side in window)
+        frames, rows, columns = (side // 2 if shifted else 0 for side in window)
+        self.shift = frames, rows, columns
         places = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
         self.table = nn.Parameter(0.02 * torch.randn(places, num_heads))
         self.qkv = nn.Linear(width, 3 * width)

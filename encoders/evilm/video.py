@@ -72,7 +72,7 @@ class VideoEncoder(nn.Module):
         return self.trunk(hidden, patches, self.mask_token)
 
     def _normalise(self, frames: Tensor) -> Tensor:
-        mean, std = self.colours
+        mean, std = self.colours  # type: ignore[misc]
         return ((frames - mean) / std).to(self.frame_cls.dtype)
 
     def _places(self, height: int, width: int) -> Tensor:
