@@ -243,7 +243,7 @@ class EViLM(Pretrained, nn.Module):
         asked = question if classified else f"{question} answer: {self.tokenizer.mask_token}"
         batch = self.tokenize([asked])
         fused = self.fuse(self.encode_video(frames[None]), self.encode_text(**batch))
-        if classified:
+        if self.answers is not None:
             logits, names = self.answers(fused.text[0, 0]), self.config.answers
         else:
             place = int((batch["input_ids"][0] == self.tokenizer.mask_token_id).nonzero()[-1])
