@@ -11,6 +11,8 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any
 
+import numpy as np
+
 import mm
 
 home = Path(mm.__file__).parent
@@ -28,9 +30,10 @@ print(f"{len(names)} modules import with the core dependencies alone")
 mm.create_model("lavi_tiny")
 from mm.checkpoint import shipped_names  # noqa: E402  (after the check that the package itself is the installed one)
 
+grey = np.full((64, 64, 3), 128, dtype=np.uint8)
 for name in shipped_names():
     model: Any = mm.load(name)
     if hasattr(model, "ask"):  # needs the tokenizer, its chat template and the preprocessing
-        print(f"{name} answers {model.ask(None, 'is it red?', max_new_tokens=2)!r}")
+        print(f"{name} answers {model.ask(grey, 'is it red?', max_new_tokens=2)!r}")
 print(f"shipped weights load: {', '.join(shipped_names())}")
 assert shipped_names(), "no weights ship with the wheel"

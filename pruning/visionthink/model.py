@@ -50,9 +50,15 @@ class VisionThinkModel(Pretrained, nn.Module):
         options = {"max_new_tokens": 48, "protocol": TINY_PROTOCOL, "policy": TINY_POLICY, **options}
         return AdaptiveGenerator(self.vlm, self.processor, **options)
 
-    def ask(self, images: Any, prompt: str) -> str:
-        """Answer a question about one or more pictures, from the first look or after asking for more."""
-        return str(self.generator()(images, prompt).answer)
+    def ask(self, images: Any, prompt: str, *, max_new_tokens: int = 48) -> str:
+        """Answer a question about one or more pictures, from the first look or after asking for more.
+
+        Args:
+            images: A picture or a list of pictures.
+            prompt: The question.
+            max_new_tokens: Tokens per turn at most.
+        """
+        return str(self.generator(max_new_tokens=max_new_tokens)(images, prompt).answer)
 
     def forward(self, **inputs: Tensor) -> Any:
         """As the language model's `forward`."""
