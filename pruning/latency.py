@@ -104,7 +104,7 @@ def fixed_flowcut(target: int, shape: Shape) -> FlowCut:
 
 @torch.inference_mode()
 def rows(
-    *, device: str = "cpu", repeats: int = 10, shape: Shape | None = None, batches: tuple[int, ...] = (1, 16)
+    *, device: str = "cpu", repeats: int = 10, shape: Shape | None = None, batches: tuple[int, ...] = ()
 ) -> list[dict[str, Any]]:
     """Rows of `mm bench latency --system flowcut`.
 
@@ -112,7 +112,7 @@ def rows(
         device: Where to run; "cuda" takes the full size in bfloat16.
         repeats: Samples per candidate.
         shape: Sizes; by default `FULL` on a GPU, `SCALED` elsewhere.
-        batches: Prompts at once.
+        batches: Prompts at once; by default 1 and 16 on a GPU, 1 elsewhere, where 16 take many minutes.
 
     Returns:
         Rows {setting, batch, method, visual_tokens, prefill_ms, prefill_speedup, tokens_per_s, peak_mb}: time to the
@@ -123,6 +123,7 @@ def rows(
     full = torch.device(device).type == "cuda"
     shape = shape or (FULL if full else SCALED)
     dtype = torch.bfloat16 if full else torch.float32
+    batches = batches or ((1, 16) if full else (1,))
     model: Any = random_llava(shape, device, dtype)
     name = f"LLaVA shape {shape.width}x{shape.depth}, {str(dtype).removeprefix('torch.')}, {device}"
     table = []
