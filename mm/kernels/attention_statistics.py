@@ -15,7 +15,6 @@ from torch.utils.flop_counter import register_flop_formula
 from mm.kernels.dispatch import Candidate, Dispatcher, Situation, needs_triton
 
 _BLOCK = 160_000  # probabilities per block: with their scores 1.3 MB in float32, about the second-level cache
-_SHARED_BLOCK = 1_350_000  # probabilities per block that several threads share: enough work for each between barriers
 
 
 def _triton_obstacle(where: Situation) -> str | None:
@@ -59,8 +58,6 @@ def attention_statistics(
             return statistics_triton(q, k, v, mask, weights, causal, scale, entropy, reduce)
         if impl == "reference":
             return _reference(q, k, v, mask, weights, causal, scale, entropy, reduce)
-        if _threads_pay(q, k, v, mask, causal, entropy):
-            return _recomputed(q, k, v, weights, scale, reduce)
         return _blocked(q, k, v, mask, weights, causal, scale, entropy, reduce)
 
 
@@ -86,43 +83,6 @@ def _outputs(q, k, v, weights, entropy, reduce) -> tuple[Tensor, Tensor, Tensor,
     sums = q.new_empty((0,) if weights is None else (*lead, k.shape[2]), dtype=stat)
     spread = q.new_empty((*lead, count) if entropy else (0,), dtype=stat)
     return out, sums, spread, q.new_empty((batch, heads, count) if entropy else (0,), dtype=stat)
-
-
-def _threads_pay(q, k, v, mask, causal, entropy) -> bool:
-    """Whether several CPU threads are better used by torch's flash attention than by blocks that fit one's cache."""
-    plain = mask is None and not causal and not entropy and v is not None  # column sums alone
-    return (
-        plain
-        and q.device.type == "cpu"
-        and torch.get_num_threads() > 1
-        and q.dtype in (torch.float32, torch.float64)
-        and q.shape[1] == k.shape[1]
-        and q.shape[3] == v.shape[3]
-        and q.shape[2] > 0
-    )
-
-
-def _recomputed(q, k, v, weights, scale, reduce) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output and log-sum-exp in one fused pass; then p = exp(z - lse) again, in blocks, for the column sums."""
-    batch, heads, count, _ = q.shape
-    keys = k.shape[2]
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, scale=scale)
-    together = max(1, min(heads, _SHARED_BLOCK // (count * keys)))
-    step = max(1, min(count, _SHARED_BLOCK // keys))
-    per_head = torch.zeros((batch, heads, keys), dtype=lse.dtype)
-    memory = torch.empty(together * step * keys, dtype=lse.dtype)
-    for b in range(batch):
-        for first in range(0, heads, together):
-            at = slice(first, min(heads, first + together))
-            for start in range(0, count, step):
-                here = slice(start, min(count, start + step))
-                size = (at.stop - at.start, here.stop - here.start, keys)
-                p = memory[: size[0] * size[1] * keys].view(size)
-                key = k[b, at].transpose(1, 2)  # (c, D, M)
-                torch.baddbmm(lse[b, at, here, None], q[b, at, here], key, beta=-1, alpha=scale, out=p)
-                per_head[b, at] += weights[b, here] @ p.exp_()
-    sums = per_head.mean(1) if reduce else per_head
-    return out, sums, lse.new_empty(0), lse.new_empty(0)
 
 
 def _blocked(q, k, v, mask, weights, causal, scale, entropy, reduce) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -193,26 +193,3 @@ def test_compiles_without_graph_breaks(rng):
     q.grad = None
     f(q, k, v).backward()
     torch.testing.assert_close(plain, q.grad)
-
-
-@pytest.mark.parametrize("block", [10**6, 700, 50])
-def test_column_sums_of_several_threads_agree_with_the_definition(block, monkeypatch, rng, close):
-    monkeypatch.setattr(attention_statistics, "_SHARED_BLOCK", block)
-    q, k, v = (torch.randn(2, n, 4, 16, generator=rng).transpose(1, 2) for n in (23, 31, 31))
-    weights = torch.rand(2, 23, generator=rng)
-    called = []
-    real = attention_statistics._recomputed
-    monkeypatch.setattr(attention_statistics, "_recomputed", lambda *a: called.append(1) or real(*a))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        ours = attention_with_scores(q, k, v, columns=weights, head_reduce="none", impl="blocked")
-    finally:
-        torch.set_num_threads(threads)
-    exact = attention_with_scores(
-        q.double(), k.double(), v.double(), columns=weights, head_reduce="none", impl="reference"
-    )
-    assert called
-    close(ours[0], exact[0])
-    close(ours[1].columns, exact[1].columns)
-    assert ours[0].transpose(1, 2).is_contiguous()
