@@ -25,9 +25,9 @@ class CadModule(AnswerModule):
     def __init__(
         self,
         width: int = 128,
-        depth: int = 2,
+        depth: int = 3,
         tower_width: int = 128,
-        tower_depth: int = 3,
+        tower_depth: int = 6,
         seed: int = 0,
         optimizer: OptimizerConfig | None = None,
     ) -> None:

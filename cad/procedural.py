@@ -2,15 +2,19 @@
 
 A part is an outline with holes, pulled out of one of three planes, and perhaps a boss or a pocket on its far face,
 sketched on a plane that follows the first extrude. Its longest side always has the same length: a picture shows no
-scale, so a model could not know it. Training, validation and test seeds never meet (`mm.data.split`).
+scale, so a model could not know it. What a program says can be seen in the iso view: pockets are so shallow that their
+floor shows. Training, validation and test never meet, neither in seeds (`mm.data.split`) nor in parts: small whole
+numbers give some parts again and again, so the text of a program decides which split it belongs to.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mm.cad.emitter import emit
 from mm.cad.profiles import OUTLINES, circle
 from mm.cad.program import (
     AbsolutePlane,
@@ -37,6 +41,16 @@ HOLED = ("plate", "disc", "slot", "half_round", "rounded", "hexagon")
 """Families that are convex, so that holes fit by their box."""
 FACED = ("plate", "disc", "slot", "rounded")
 """Families with a face that is broad enough for a boss or a pocket."""
+LEGS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "angle": ((2, 3, 4, 6), (2, 3, 4, 6)),
+    "tee": ((3, 4, 6), (2, 3, 4, 6)),
+    "channel": ((3, 4, 5, 8), (2, 3, 4, 6)),
+}
+"""Families with legs: which shares of the width and of the height they may take."""
+SHARES = 8
+"""One of so many parts is for validation, one for tests, the others are for training."""
+ATTEMPTS = 1000
+"""Draws for one seed, of which one must belong to the seed's split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +83,8 @@ class PartConfig:
             raise ValueError(f"second must lie in 0..1 and extents in 0..2, got {self.second} and {self.extents}")
 
 
-TINY = PartConfig(planes=("xy",), second=0.0)
-"""What `openecad_tiny` reads and writes: one extrude from the ground, whole numbers only."""
+TINY = PartConfig(planes=("xy",), second=0.6)
+"""What `openecad_tiny` reads and writes: an outline on the ground with holes, a boss or a pocket; whole numbers."""
 RICH = PartConfig(families=tuple(OUTLINES), extents=(0, 0, 0, 1, 2))
 """All outlines, planes, extent types and second features."""
 
@@ -87,17 +101,35 @@ class Part:
 
 
 def sample_part(seed: int, config: PartConfig = TINY) -> Part:
-    """The part of a seed.
+    """The part of a seed: the first of its draws that belongs to the seed's split.
+
+    Raises:
+        ValueError: the configuration has no part for this split.
 
     Example:
         >>> sample_part(7) == sample_part(7)
         True
     """
-    random = generator(seed, "cad part")
+    split = split_of(seed)
+    for attempt in range(ATTEMPTS):
+        program, family = _draw(generator(seed, f"cad part {attempt}"), config)
+        if owner(program) == split:
+            return Part(program, family, split)
+    raise ValueError(f"{config} makes too few different parts: none of {ATTEMPTS} belongs to the {split} split")
+
+
+def owner(program: Program) -> SplitName:
+    """The split that a part belongs to, whatever seed it comes from."""
+    share = zlib.crc32(emit(program, style="canonical").encode()) % SHARES
+    return "test" if share == 0 else "validation" if share == 1 else "train"
+
+
+def _draw(random: np.random.Generator, config: PartConfig) -> tuple[Program, str]:
+    """Any part, and its family."""
     family = str(random.choice(config.families))
     plane = PLANES[str(random.choice(config.planes))]
     width, height, thickness = _sizes(random, family, config)
-    outline = OUTLINES[family](width, height)
+    outline = OUTLINES[family](width, height, *(float(random.choice(shares)) for shares in LEGS.get(family, ())))
     kind = int(random.choice(config.extents))
     second = None
     if family in FACED and kind == ExtentType.ONE_SIDE and random.random() < config.second:
@@ -105,8 +137,7 @@ def sample_part(seed: int, config: PartConfig = TINY) -> Part:
     # holes and a second feature exclude each other: neither may cut the other in two
     holes = _holes(random, family, width, height) if config.holes and family in HOLED and second is None else []
     first = Extrude(plane, (outline, *holes), Operation.NEW_BODY, kind, *_extents(kind, thickness))
-    extrudes = [first] if second is None else [first, second]
-    return Part(Program(tuple(extrudes)), family, split_of(seed))
+    return Program((first,) if second is None else (first, second)), family
 
 
 def _extents(kind: int, thickness: float) -> tuple[float, float]:
@@ -146,7 +177,7 @@ def _holes(random: np.random.Generator, family: str, width: float, height: float
     if pattern == "one" or family == "disc":
         return [circle(middle, _whole(random, 1, room - 1))]
     radius = _whole(random, 1, max(1, min(room // 2, 3)))
-    inset = radius + 1 + (height // 2 if family in ("slot", "half_round", "hexagon") else 0)
+    inset = radius + 1 + (height // 2 if family in ("slot", "half_round", "hexagon") else family == "rounded")
     if pattern == "row" or family in ("slot", "half_round", "hexagon"):
         left = max(inset, radius + 1)
         if width - 2 * left < 2 * radius + 1:
@@ -168,12 +199,12 @@ def _second(
     space = thickness - 1 if pocket else longest - thickness
     if room < 1 or space < 1:
         return None
-    depth = _whole(random, 1, min(space, 12))
+    round_one = random.random() < 0.5 or family == "disc"
+    half = [_whole(random, 1, room) for _ in range(1 if round_one else 2)]
+    # from the iso view at least half of a pocket's floor shows when it is no deeper than half its shorter side
+    depth = _whole(random, 1, min(space, min(half) if pocket else 12))
     centre: Vec2 = (width // 2, height // 2)
-    if random.random() < 0.5 or family == "disc":
-        loop = circle(centre, _whole(random, 1, room))
-    else:
-        loop = _around(centre, *(_whole(random, 1, room) for _ in range(2)))
+    loop = circle(centre, half[0]) if round_one else _around(centre, *half)
     plane = RelativePlane(0, (0.0, 0.0), "extent_one")
     operation = Operation.CUT if pocket else Operation.JOIN
     return Extrude(plane, (loop,), operation, ExtentType.ONE_SIDE, -depth if pocket else depth)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from mm.cad.program import Arc, Circle, Curve, Line, Loop, Vec2
 
-Outline = Callable[[float, float], Loop]
+Outline = Callable[..., Loop]
 DIAGONAL = 1 - math.sqrt(0.5)
 """How far the middle of a quarter circle lies from its corner, in radii."""
 
@@ -31,15 +31,15 @@ def triangle(width: float, height: float) -> Loop:
     return polygon([(0.0, 0.0), (width, 0.0), (0.0, height)])
 
 
-def angle(width: float, height: float) -> Loop:
-    """An L with legs of a third, rounded to whole millimetres."""
-    x, y = _part(width, 3), _part(height, 3)
+def angle(width: float, height: float, across: float = 3, along: float = 3) -> Loop:
+    """An L; its legs are `width / across` and `height / along` thick, rounded to whole millimetres."""
+    x, y = _part(width, across), _part(height, along)
     return polygon([(0.0, 0.0), (width, 0.0), (width, y), (x, y), (x, height), (0.0, height)])
 
 
-def tee(width: float, height: float) -> Loop:
-    """A T: bar above, stem below in the middle."""
-    x, y = _part(width, 3), height - _part(height, 3)
+def tee(width: float, height: float, across: float = 3, along: float = 3) -> Loop:
+    """A T: bar above, `height / along` thick; stem below in the middle, `width / across` from either side."""
+    x, y = _part(width, across), height - _part(height, along)
     return polygon(
         [
             (0.0, y),
@@ -54,9 +54,9 @@ def tee(width: float, height: float) -> Loop:
     )
 
 
-def channel(width: float, height: float) -> Loop:
-    """A U, open at the top."""
-    x, y = _part(width, 4), _part(height, 4)
+def channel(width: float, height: float, across: float = 4, along: float = 4) -> Loop:
+    """A U, open at the top; its walls are `width / across` thick, its bottom `height / along`."""
+    x, y = _part(width, across), _part(height, along)
     return polygon(
         [
             (0.0, 0.0),
@@ -140,7 +140,7 @@ def circle(center: Vec2, radius: float) -> Loop:
     return Loop(curves)
 
 
-def _part(length: float, share: int) -> float:
+def _part(length: float, share: float) -> float:
     """A part of a length, a whole number of at least 1."""
     return float(max(1, round(length / share)))
 

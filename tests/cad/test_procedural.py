@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from mm.cad import emit, parse, validate
-from mm.cad.procedural import RICH, TINY, PartConfig, sample_part
+from mm.cad.curves import loop_box
+from mm.cad.procedural import RICH, TINY, PartConfig, owner, sample_part
 from mm.cad.program import Arc, Circle, ExtentType, Line, Operation
 from mm.data.split import Split
 
@@ -23,8 +26,44 @@ def test_a_part_is_a_function_of_its_seed():
 def test_splits_never_meet():
     for name in ("train", "validation", "test"):
         assert sample_part(Split(name).seed(3)).split == name
-    parts = {name: [sample_part(Split(name).seed(i)).program for i in range(30)] for name in ("train", "test")}
-    assert parts["train"] != parts["test"]
+    names = ("train", "validation", "test")
+    texts = {name: {emit(sample_part(seed).program) for seed in Split(name).seeds[:200]} for name in names}
+    assert len(texts["train"]) < 200, "parts come again within a split: seeds alone would not keep the splits apart"
+    for one, other in combinations(names, 2):
+        assert not texts[one] & texts[other]
+
+
+def test_a_family_of_one_part_is_refused_where_it_would_be_in_two_splits():
+    single = PartConfig(families=("disc",), planes=("xy",), longest=12, shortest=4, holes=False, second=0.0)
+    few = {emit(sample_part(seed, single).program) for seed in range(60)}
+    assert len(few) < 30
+    narrow = replace(single, families=("slot",), longest=12)
+    found = 0
+    for split in ("train", "validation", "test"):
+        try:
+            assert owner(sample_part(Split(split).seed(0), narrow).program) == split
+        except ValueError as error:
+            assert "too few different parts" in str(error)
+            found += 1
+    assert found < 3
+
+
+def test_the_floor_of_a_pocket_shows():
+    """No deeper than half its shorter side: from (1, 1, 1) at least half of that side remains in sight."""
+    seen = 0
+    for seed in range(2000):
+        extrudes = sample_part(seed).program.extrudes
+        if len(extrudes) == 2 and extrudes[1].operation == Operation.CUT:
+            low, high = loop_box(extrudes[1].loops[0].curves)
+            assert -extrudes[1].extent_one <= min(high[0] - low[0], high[1] - low[1]) / 2
+            seen += 1
+    assert seen > 50
+
+
+def test_legs_have_several_widths():
+    inner = {sample_part(seed, PartConfig(families=("angle",))).program.extrudes[0].loops[0] for seed in range(300)}
+    shares = {round(loop.curves[1].end[1] / loop.curves[4].start[1], 1) for loop in inner}
+    assert len(shares) > 3
 
 
 @pytest.mark.parametrize("config", [TINY, RICH])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -109,6 +110,21 @@ def test_curves_in_any_order_make_the_same_loop():
             assert {loop.curves[i].start for i in range(4)} == {c.start for c in SQUARE.curves}
             for curve, index in zip(loop.curves, loop.order, strict=True):
                 assert {curve.start, curve.end} == {mixed.curves[index].start, mixed.curves[index].end}
+
+
+def test_a_loop_that_goes_straight_on_at_its_first_corner_is_turned_round():
+    """The published rule turns a loop unless it turns left there, and "straight on" is no left turn: 0 is on its side.
+
+    An arc reaches (0, 0) along the chord from its middle, (2, 2), and the line leaves along (4, 4).
+    """
+    curves = (
+        Line((0.0, 0.0), (4.0, 4.0)),
+        Line((4.0, 4.0), (1.0, -4.0)),
+        Arc((1.0, -4.0), (0.0, 0.0), (-2.0, -2.0)),
+    )
+    assert canonical_loop(Loop(curves)).order == (2, 1, 0)
+    back = tuple(replace(curve, start=curve.end, end=curve.start) for curve in reversed(curves))
+    assert canonical_loop(Loop(back)).order == (2, 1, 0), "the rule looks at the corner alone, whichever way it is gone"
 
 
 def test_the_boundary_is_the_loop_that_holds_the_others():
