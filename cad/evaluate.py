@@ -31,26 +31,27 @@ CONSTRAINED_PARTS = 64
 LIMITS = Limits(seconds=10.0, cpu_seconds=10.0)
 
 
-def evaluate(model: OpenECAD, *, seed: int = 0, parts: int = PARTS) -> dict[str, float]:
+def evaluate(model: OpenECAD, *, seed: int = 0, parts: int = PARTS, samples: int = SAMPLES) -> dict[str, float]:
     """Scores of the greedy answer, of re-ranking, of shuffled pictures and of the best constant program.
 
     Args:
         model: Reads 64-pixel pictures.
         seed: Chooses the held-out parts.
         parts: How many.
+        samples: Further candidates per picture for re-ranking.
 
     Returns:
         `valid_program`, `valid_solid`: shares, decoded freely; `valid_constrained`: the first under the grammar;
         `curve_kinds`: share of parts in which every loop has the right kinds of curves in the right order;
         `curve_accuracy`: the published count, 0..1; `scaled_iou`: mean overlap in the unit box, 0 where there is no
-        solid; `reranked_iou`: the same for the best of 1 + 8 candidates by likeness to the picture; `shuffled_*`: with
-        another part's picture; `constant_iou`: the one program that does best.
+        solid; `reranked_iou`: the same for the best of 1 + `samples` candidates by likeness to the picture;
+        `shuffled_*`: with another part's picture; `constant_iou`: the one program that does best.
     """
     seeds = Split("test").seeds[seed * parts : (seed + 1) * parts]
     programs = [sample_part(number, TINY).program for number in seeds]
     pictures = [draw_part(number, TINY) for number in seeds]
     solids = [build(program, kernel="mesh", limits=LIMITS) for program in programs]
-    candidates = propose(model, pictures, samples=SAMPLES)
+    candidates = propose(model, pictures, samples=samples)
     greedy = [check(found[0], picture) for found, picture in zip(candidates, pictures, strict=True)]
     ranked = [best(found, picture) for found, picture in zip(candidates, pictures, strict=True)]
     scores = answer_scores(greedy, programs, solids)

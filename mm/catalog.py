@@ -109,6 +109,7 @@ TOUR.add("flame", "mm.encoders.flame.tour:page", about="FLAME: a frozen language
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
 TOUR.add("flowcut", "mm.pruning.tour:page", about="FlowCut: fewer visual tokens")
 TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: a first look, the rest on request")
+TOUR.add("cad", "mm.cad.tour:page", about="OpenECAD: a picture becomes an editable CAD program")
 
 TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture, to LaVi and to concatenation")
 
