@@ -112,6 +112,7 @@ TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: 
 TOUR.add("cad", "mm.cad.tour:page", about="OpenECAD: a picture becomes an editable CAD program")
 
 TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture, to LaVi and to concatenation")
+TABS.add("cad", "mm.app.tabs.cad:build", about="CAD: a picture of a part becomes a program you can edit")
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")

@@ -151,5 +151,5 @@ def _done(outcome: Outcome) -> Outcome:
     if outcome.status == "not-installed":
         raise ImportError(outcome.message)
     if outcome.status != "ok":
-        raise BuildError(outcome.status, outcome.message)
+        raise BuildError(outcome.status, outcome.message.removesuffix(f" [{outcome.status}]"))
     return outcome

@@ -99,21 +99,6 @@ class Page:
         image.save(buffer, format="PNG")
         self._image(buffer.getvalue(), caption, css="pixels" if scale > 1 else "")
 
-    def animation(self, frames: Sequence[np.ndarray], caption: str, *, milliseconds: int = 120) -> None:
-        """Images (H, W, 3) uint8 as one animated PNG that repeats; browsers play it without a script.
-
-        Raises:
-            ValueError: no frame.
-        """
-        from PIL import Image
-
-        if not frames:
-            raise ValueError(f"page {self.name!r}: an animation needs at least one frame")
-        first, *others = (Image.fromarray(frame) for frame in frames)
-        buffer = io.BytesIO()
-        first.save(buffer, format="PNG", save_all=True, append_images=others, duration=milliseconds, loop=0)
-        self._image(buffer.getvalue(), caption)
-
     def record(self, key: str, value: Any) -> None:
         """Keep numbers of the run beside the page.
 
@@ -131,6 +116,21 @@ class Page:
             f'<figure><img class="{css}" alt="{alt}" src="data:image/png;base64,{data}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
+
+    def animation(self, frames: Sequence[np.ndarray], caption: str, *, milliseconds: int = 120) -> None:
+        """Images (H, W, 3) uint8 as one animated PNG that repeats; browsers play it without a script.
+
+        Raises:
+            ValueError: no frame.
+        """
+        from PIL import Image
+
+        if not frames:
+            raise ValueError(f"page {self.name!r}: an animation needs at least one frame")
+        first, *others = (Image.fromarray(frame) for frame in frames)
+        buffer = io.BytesIO()
+        first.save(buffer, format="PNG", save_all=True, append_images=others, duration=milliseconds, loop=0)
+        self._image(buffer.getvalue(), caption)
 
     def body(self) -> str:
         """The section as HTML."""
