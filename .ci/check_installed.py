@@ -37,3 +37,8 @@ for name in shipped_names():
         print(f"{name} answers {model.ask(grey, 'is it red?', max_new_tokens=2)!r}")
 print(f"shipped weights load: {', '.join(shipped_names())}")
 assert shipped_names(), "no weights ship with the wheel"
+
+from mm.cad import parse  # noqa: E402
+
+(answers,) = mm.load("openecad_tiny").propose([grey], constrained=True)  # type: ignore[operator]
+print(f"openecad_tiny writes a program of {len(parse(answers[0].text).extrudes)} extrude(s)")

@@ -20,7 +20,7 @@ from mm.cad.drawing.picture import Picture, render
 from mm.cad.emitter import emit
 from mm.cad.kernel.evaluate import features
 from mm.cad.kernel.manifold import build_mesh
-from mm.cad.model import PROMPT
+from mm.cad.manner import PROMPT
 from mm.cad.procedural import TINY, PartConfig, sample_part
 from mm.cad.program import Program
 from mm.cad.seeing import as_seen, grey

@@ -31,14 +31,15 @@ from mm.cad.emitter import emit
 from mm.cad.errors import ProgramError
 from mm.cad.kernel import BuildError, Limits, Solid, build
 from mm.cad.kernel.solid import Kernel
+from mm.cad.manner import PUBLISHED
 from mm.checkpoint import write_aside, write_json
 
 MIX: dict[str, float] = {"shaded": 0.625, "transparent": 0.25, "orthographic": 0.125}
 """Shares of the picture styles in the published set of 100,000."""
 ALL_STYLES = ("shaded", "transparent", "orthographic", "sketch")
-ANSWER = "Of course, here are the codes:\n```python\n{code}```"
+ANSWER = PUBLISHED.head + "{code}" + PUBLISHED.tail
 PROMPTS: dict[str, str] = {
-    "shaded": "This picture shows a 3D part. Write the OpenECAD program that builds it.",
+    "shaded": PUBLISHED.question,
     "transparent": "This picture shows a 3D part, drawn so that hidden edges can be seen. Write the OpenECAD program "
     "that builds it.",
     "orthographic": "This picture shows four views of one 3D part. Write the OpenECAD program that builds it.",

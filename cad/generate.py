@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mm.cad.data import SIZE
 from mm.cad.drawing import render
 from mm.cad.model import OpenECAD
 from mm.cad.rerank import Checked, best
@@ -39,7 +40,7 @@ def generate(
         ValueError: the picture cannot be read or shows nothing.
     """
     (candidates,) = model.propose([picture], samples=samples, seed=seed, constrained=constrained, **options)
-    return best(candidates, as_seen(picture, model.picture_size))
+    return best(candidates, as_seen(picture, SIZE))
 
 
 def compare_sheet(picture: Any, found: Checked, path: str | Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mm.cad.lora import AdapterConfig, Adapters
-from mm.cad.model import MAX_NEW_TOKENS
-from mm.checkpoint import CONFIG_FILE, load, read_json, resolve
+from mm.cad.manner import PUBLISHED
+from mm.cad.model import trained_host
 from mm.training.answers import AnswerModule
 from mm.training.module import OptimizerConfig
 from mm.vlm import VisionLanguageModel
@@ -27,7 +27,7 @@ class CadLoraModule(AnswerModule):
     """
 
     model: VisionLanguageModel
-    max_new_tokens = MAX_NEW_TOKENS
+    max_new_tokens = PUBLISHED.max_new_tokens
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class CadLoraModule(AnswerModule):
         checkpointing: bool = False,
         optimizer: OptimizerConfig | None = None,
     ) -> None:
-        model = finished(start)
+        model = trained_host(start)
         super().__init__(model, optimizer)
         self.adapters = Adapters(model, adapters or AdapterConfig())
         if checkpointing:
@@ -49,20 +49,3 @@ class CadLoraModule(AnswerModule):
         if self.trainer.is_global_zero:
             self.adapters.save(Path(self.trainer.default_root_dir) / ADAPTERS)
         self.adapters.merge()
-
-
-def finished(start: str) -> VisionLanguageModel:
-    """A trained host of this toolkit (in its own class), or of a published layout.
-
-    Raises:
-        FileNotFoundError: nothing under that name.
-        ValueError: another kind of model, or one without a tokenizer to read programs with.
-    """
-    folder = resolve(start)
-    ours = "model_class" in read_json(folder / CONFIG_FILE)
-    model = load(folder) if ours else VisionLanguageModel.from_pretrained(folder)
-    if not isinstance(model, VisionLanguageModel):
-        raise ValueError(f"{start}: a {type(model).__name__} has no separate tower and projector to adapt")
-    if model.processor.tokenizer.eos_token_id is None:
-        raise ValueError(f"{start}: the tokenizer has no end-of-text token; a program could not be ended")
-    return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mm.cad.model import MAX_NEW_TOKENS
+from mm.cad.manner import MAX_NEW_TOKENS
 from mm.cad.presets import openecad_tiny
 from mm.training.answers import AnswerModule
 from mm.training.module import OptimizerConfig

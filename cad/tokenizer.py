@@ -17,14 +17,13 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from mm.cad.emitter import emit
+from mm.cad.manner import PROMPT
 from mm.cad.procedural import TINY, sample_part
 from mm.data.split import Split
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.])")
 """A number that is no part of a name."""
 PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<bos>", "<eos>", "<unk>", "<image>"
-PROMPT = "program:"
-"""What the tiny model is asked, behind the picture."""
 EXAMPLES = 400
 """Parts whose text gives the pieces; every piece of the tiny family occurs in them."""
 CHARACTERS = [*string.ascii_letters, *string.digits, *string.punctuation, " ", "\n", "\t"]

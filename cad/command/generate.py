@@ -15,7 +15,8 @@ def run(argv: list[str]) -> int:
     parser = CommandParser(
         "cad generate",
         about="Write the program of the part in a picture, build it, draw it again and say how well the drawing fits "
-        "the picture. The shipped model openecad_tiny knows procedural parts in the iso view and nothing else.",
+        "the picture. The shipped model openecad_tiny knows procedural parts in the iso view and nothing else; folders "
+        "and hub ids in TinyLLaVA's layout (the published OpenECAD models) are read too.",
         example=EXAMPLE,
         json_output=True,
     )
@@ -61,12 +62,9 @@ def run(argv: list[str]) -> int:
 
 
 def _model(name: str, device: str) -> Any:
-    from mm.cad.model import OpenECAD
+    from mm.cad.model import finished
 
-    model = OpenECAD.from_pretrained(name, device=device)
-    if not isinstance(model, OpenECAD):
-        raise ValueError(f"{name}: not an OpenECAD model; use openecad_tiny or a folder that mm fit trained")
-    return model.eval()
+    return finished(name, device=device).eval()
 
 
 def _write(found: Any, arguments: Any) -> list[str]:

@@ -12,48 +12,19 @@ import torch
 pytest.importorskip("peft", reason="adapters need peft: pip install 'mm[train]'")
 pytest.importorskip("manifold3d", reason="the training set is drawn by the mesh kernel: pip install 'mm[cad]'")
 
-from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel
-
 import mm
 from mm.cad.dataset import DatasetConfig, make_dataset
 from mm.cad.lora import AdapterConfig, Adapters, load_adapters
-from mm.cad.lora_module import CadLoraModule, finished
+from mm.cad.lora_module import CadLoraModule
+from mm.cad.model import trained_host
 from mm.cad.records import FittingRecords
-from mm.cad.tokenizer import program_tokenizer
 from mm.data.collate import collate
 from mm.data.llava_json import LlavaJson
 from mm.training.module import OptimizerConfig
-from mm.vlm import VisionLanguageModel, build_projector
+from mm.vlm import VisionLanguageModel
 
 DATA = Path(__file__).parents[1] / "parity" / "data" / "openecad"
-SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL = AdapterConfig(rank=4, alpha=8.0, dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """A folder in the layout of the published checkpoints: CLIP tower, two-layer connector, Phi."""
-    folder = tmp_path_factory.mktemp("tinyllava")
-    tokenizer = program_tokenizer()
-    vision = SIZES | {"image_size": 32, "patch_size": 8}
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    text = SIZES | special | {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tower = CLIPVisionModel(AutoConfig.for_model("clip_vision_model", **vision))
-        language = AutoModelForCausalLM.from_config(AutoConfig.for_model("phi", **text))
-        connector = build_projector("mlp2x_gelu", 32, 32)
-    parts = {"vision_tower._vision_tower.vision_model": tower, "connector._connector": connector}
-    parts["language_model"] = language
-    tensors = {f"{prefix}.{key}": value for prefix, part in parts.items() for key, value in part.state_dict().items()}
-    save_file({key: value.clone() for key, value in tensors.items()}, folder / "model.safetensors")
-    config = {"model_type": "tinyllava", "connector_type": "mlp2x_gelu", "vision_feature_layer": -2}
-    config |= {"text_config": text | {"model_type": "phi"}}
-    config |= {"vision_config": vision | {"model_type": "clip_vision_model"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +39,8 @@ def dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def batch(base, dataset):
-    processor = finished(str(base)).processor
+def batch(tinyllava_folder, dataset):
+    processor = trained_host(str(tinyllava_folder)).processor
     reader = LlavaJson(dataset / "train.json", dataset / "images", on_error="count")
     return collate(list(FittingRecords(reader, processor)), processor)
 
@@ -82,8 +53,8 @@ def stir(adapters: Adapters) -> None:
             value += 0.1 * torch.randn(value.shape, generator=generator)
 
 
-def test_only_adapters_and_the_projector_move_and_the_loss_falls(base, batch):
-    module = CadLoraModule(str(base), SMALL, optimizer=OptimizerConfig(lr=3e-3))
+def test_only_adapters_and_the_projector_move_and_the_loss_falls(tinyllava_folder, batch):
+    module = CadLoraModule(str(tinyllava_folder), SMALL, optimizer=OptimizerConfig(lr=3e-3))
     before = {name: value.clone() for name, value in module.model.named_parameters()}
     trained = {name for name in before if ".lora_" in name or name.startswith("projector.")}
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=3e-3)
@@ -102,8 +73,8 @@ def test_only_adapters_and_the_projector_move_and_the_loss_falls(base, batch):
     assert losses[-1] < losses[1] < losses[0]
 
 
-def test_without_tower_and_projector_only_the_language_model_is_adapted(base):
-    model = finished(str(base))
+def test_without_tower_and_projector_only_the_language_model_is_adapted(tinyllava_folder):
+    model = trained_host(str(tinyllava_folder))
     adapters = Adapters(model, AdapterConfig(rank=2, tower=False, projector=False))
     names = [name for name, _ in adapters.parameters()]
     assert names and all(name.startswith("backbone.") and ".lora_" in name for name in names)
@@ -111,8 +82,8 @@ def test_without_tower_and_projector_only_the_language_model_is_adapted(base):
 
 
 @torch.no_grad()
-def test_fresh_adapters_change_nothing_and_merged_ones_compute_the_same(base, batch):
-    model = finished(str(base))
+def test_fresh_adapters_change_nothing_and_merged_ones_compute_the_same(tinyllava_folder, batch):
+    model = trained_host(str(tinyllava_folder))
     plain, keys = model(**batch).logits, set(model.state_dict())
     adapters = Adapters(model, SMALL)
     model.eval()
@@ -126,13 +97,13 @@ def test_fresh_adapters_change_nothing_and_merged_ones_compute_the_same(base, ba
 
 
 @torch.no_grad()
-def test_adapters_come_back_from_their_file(base, batch, tmp_path):
-    model = finished(str(base))
+def test_adapters_come_back_from_their_file(tinyllava_folder, batch, tmp_path):
+    model = trained_host(str(tinyllava_folder))
     adapters = Adapters(model, SMALL)
     stir(adapters)
     expected = model.eval()(**batch).logits
     adapters.save(tmp_path / "adapters")
-    other = finished(str(base))
+    other = trained_host(str(tinyllava_folder))
     load_adapters(other, tmp_path / "adapters")
     assert torch.equal(other.eval()(**batch).logits, expected)
     stranger = mm.create_model("openecad_tiny", width=32, depth=1, tower_width=32, tower_depth=1)
@@ -140,27 +111,38 @@ def test_adapters_come_back_from_their_file(base, batch, tmp_path):
         load_adapters(stranger, tmp_path / "adapters")
 
 
-def test_a_run_leaves_adapters_and_a_whole_model(base, dataset, tmp_path):
+def test_a_run_leaves_adapters_and_a_whole_model(tinyllava_folder, dataset, tmp_path):
     from mm.training.cli import fit
 
     out = tmp_path / "run"
-    command = ["--config", "cad/lora", "--out", str(out), "--model.start", str(base), "--model.adapters.rank", "4"]
+    command = [
+        "--config",
+        "cad/lora",
+        "--out",
+        str(out),
+        "--model.start",
+        str(tinyllava_folder),
+        "--model.adapters.rank",
+        "4",
+    ]
     command += ["--data.config.train", str(dataset / "train.json"), "--data.config.images", str(dataset / "images")]
     command += ["--trainer.max_steps", "2", "--trainer.accumulate_grad_batches", "1", "--trainer.accelerator", "cpu"]
     assert fit([*command, "--model.optimizer.lr", "1e-2", "--data.config.batch_size", "1"]) in (0, None)
     tuned = VisionLanguageModel.from_pretrained(out / "model").eval()
-    adapted = VisionLanguageModel.from_pretrained(base)
+    adapted = VisionLanguageModel.from_pretrained(tinyllava_folder)
     load_adapters(adapted, out / "adapters")
     ids = torch.tensor([[1, 5, *[tuned.config.image_token_id] * tuned.tokens_per_picture, 7, 8]])
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected, plain = (m.eval()(ids, pixel_values=pixels).logits for m in (adapted, finished(str(base))))
+        expected, plain = (
+            m.eval()(ids, pixel_values=pixels).logits for m in (adapted, trained_host(str(tinyllava_folder)))
+        )
         torch.testing.assert_close(tuned(ids, pixel_values=pixels).logits, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(expected, plain, atol=1e-3)
 
 
-def test_samples_that_do_not_fit_are_counted_and_never_cut(base, dataset):
-    processor = finished(str(base)).processor
+def test_samples_that_do_not_fit_are_counted_and_never_cut(tinyllava_folder, dataset):
+    processor = trained_host(str(tinyllava_folder)).processor
     reader = LlavaJson(dataset / "train.json", dataset / "images", on_error="count")
     fitting = FittingRecords(reader, processor)
     kept = list(fitting)
@@ -181,5 +163,5 @@ def test_wrong_settings_are_refused(wrong, message):
 
 
 def test_a_language_model_is_refused():
-    with pytest.raises(ValueError, match="no separate tower"):
+    with pytest.raises(ValueError, match="is no tower, projector"):
         CadLoraModule("tiny_lm")

@@ -67,12 +67,10 @@ def write(picture: str | None, model: str, progress: Any = quiet) -> tuple[str, 
         FileNotFoundError: no such picture or model.
     """
     from mm.cad.generate import generate
-    from mm.cad.model import OpenECAD
+    from mm.cad.model import finished
 
     path = needed(picture, "a picture")
-    with shelf.lent(model) as reader:
-        if not isinstance(reader, OpenECAD):
-            raise ValueError(f"{model}: a {type(reader).__name__} writes no programs; choose an OpenECAD model.")
+    with shelf.lent(model, finished) as reader:
         progress(0.1, desc=f"{1 + SAMPLES} candidates")
         found = generate(reader, path, samples=SAMPLES)
     place = f"Agreement of the drawing with the picture {found.agreement:.2f}, best of {1 + SAMPLES} candidates."

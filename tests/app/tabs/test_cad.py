@@ -72,7 +72,7 @@ def test_files_are_taken_away():
         (None, "openecad_tiny", "give a picture first"),
         ("broken", "openecad_tiny", "broken.png"),
         ("white", "openecad_tiny", "shows no part"),
-        ("part", "llava_tiny", "writes no programs"),
+        ("part", "tiny_lm", "is no tower, projector"),
     ],
 )
 def test_wrong_input_is_a_sentence(given, model, says, picture, broken, tmp_path):
