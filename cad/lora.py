@@ -29,7 +29,7 @@ class AdapterConfig:
 
     rank: int = 128
     """Rank r of the updates."""
-    alpha: float = 256.0
+    alpha: int = 256
     """Updates are scaled by alpha / rank."""
     dropout: float = 0.05
     """Dropout on the adapters' input."""

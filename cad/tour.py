@@ -113,8 +113,8 @@ def _pictures(page: Page, model: OpenECAD) -> Solid:
 
 def _varied(seed: int) -> list[int]:
     """Held-out parts of different families, those with two extrudes first."""
-    seeds = Split("test").seeds[seed * 64 : seed * 64 + 64]
-    seeds = sorted(seeds, key=lambda number: -len(sample_part(number, TINY).program.extrudes))
+    held_out = Split("test").seeds[seed * 64 : seed * 64 + 64]
+    seeds = sorted(held_out, key=lambda number: -len(sample_part(number, TINY).program.extrudes))
     chosen = {sample_part(number, TINY).family: number for number in reversed(seeds)}
     return sorted(chosen.values(), key=seeds.index)[:SHOWN]
 

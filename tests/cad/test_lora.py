@@ -24,7 +24,7 @@ from mm.training.module import OptimizerConfig
 from mm.vlm import VisionLanguageModel
 
 DATA = Path(__file__).parents[1] / "parity" / "data" / "openecad"
-SMALL = AdapterConfig(rank=4, alpha=8.0, dropout=0.0)
+SMALL = AdapterConfig(rank=4, alpha=8, dropout=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def rebuild(program: str | None) -> tuple[str | None, str]:
     Returns:
         Path of a GLB file, or None while there is no solid; a sentence as HTML.
     """
-    if not (program or "").strip():
+    if program is None or not program.strip():
         return None, "<p>No program yet.</p>"
     try:
         solid = _solid(program, "mesh")
