@@ -104,7 +104,7 @@ class Screen:
     Components are found by their `elem_id`, which is "<tab>_<name>": `ask_picture`, `ask_run`, `ask_result`.
     """
 
-    WAIT_S = 40
+    WAIT_S = 60
 
     def __init__(self, driver: Any, url: str) -> None:
         self.driver, self.url = driver, url

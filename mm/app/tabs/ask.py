@@ -10,12 +10,12 @@ from mm.app.guard import guarded, quiet
 from mm.app.models import shelf
 from mm.app.ui import (
     gradio,
-    html_table,
     model_input,
     needed,
     over_picture,
     own_folder,
     picture_input,
+    results,
     save_picture,
 )
 
@@ -72,7 +72,7 @@ def ask(
                 looks += word_looks(model, image, question)
     pixels = _array(image)
     maps = [(over_picture(pixels, look.attention.numpy()), f"{look.word} · {look.strength:.2f}") for look in looks]
-    return html_table(rows, "One run each, on this machine; sequence = what the language model reads."), maps
+    return results(rows, "One run each, on this machine; sequence = what the language model reads."), maps
 
 
 def answered(model: Any, image: Any, question: str) -> dict[str, Any]:
