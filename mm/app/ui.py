@@ -19,7 +19,7 @@ STYLE = """
 .gradio-container { max-width: 72rem !important; margin: auto }
 .mm-table { display: block; overflow-x: auto; border: 0 !important; font-variant-numeric: tabular-nums }
 .mm-table caption { text-align: left; color: var(--body-text-color-subdued); padding-bottom: .3rem }
-.mm-table th, .mm-table td { border: 1px solid var(--border-color-primary); padding: .3rem .65rem; text-align: left }
+.mm-table th, .mm-table td { border: 1px solid var(--border-color-primary); padding: .3rem .5rem; text-align: left }
 .mm-table td.number { text-align: right }
 [id$="_picture"] img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain }
 """
