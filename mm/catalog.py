@@ -112,6 +112,9 @@ TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: 
 TOUR.add("cad", "mm.cad.tour:page", about="OpenECAD: a picture becomes an editable CAD program")
 
 TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture, to LaVi and to concatenation")
+TABS.add("prune", "mm.app.tabs.prune:build", about="Prune: fewer visual tokens, what is kept and what it costs")
+TABS.add("adaptive", "mm.app.tabs.adaptive:build", about="Adaptive: a first look, the full picture on request")
+TABS.add("search", "mm.app.tabs.search:build", about="Search: name and find pictures by free text")
 TABS.add("cad", "mm.app.tabs.cad:build", about="CAD: a picture of a part becomes a program you can edit")
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
