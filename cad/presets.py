@@ -20,7 +20,7 @@ PATCH = 8
 def openecad_tiny(
     seed: int = 0, *, width: int = 128, depth: int = 3, tower_width: int = 128, tower_depth: int = 6
 ) -> OpenECAD:
-    """A model of 1.8 million parameters for pictures of 64 pixels, with random weights.
+    """A model of 1.7 million parameters for pictures of 64 pixels, with random weights.
 
     Args:
         seed: Of the random weights.

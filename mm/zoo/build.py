@@ -74,7 +74,7 @@ RECIPES = {
     ),
     "openecad_tiny": Recipe(
         config="cad/tiny",
-        about="OpenECAD of 1.1 million parameters: one picture of a part -> the program that builds it.",
+        about="OpenECAD of 1.7 million parameters: one picture of a part -> the program that builds it.",
         data="procedural parts of mm.cad.procedural (TINY), iso view, drawn by the package's own rasteriser",
     ),
     "visionthink_tiny": Recipe(

@@ -8,6 +8,7 @@ import re
 import wave
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mm.app.report import Page
@@ -31,6 +32,18 @@ def test_a_strip_puts_frames_side_by_side_with_white_between():
     page.strip([np.zeros((2, 3, 3), np.uint8), np.full((2, 3, 3), 7, np.uint8)], "two", gap=1)
     pixels = np.asarray(Image.open(io.BytesIO(embedded(page, "image/png"))))
     assert pixels[0, :, 0].tolist() == [0, 0, 0, 255, 7, 7, 7]
+
+
+def test_an_animation_holds_every_frame_and_repeats():
+    page = Page("turntable")
+    page.animation([np.full((4, 5, 3), level, np.uint8) for level in (0, 90, 180)], "three", milliseconds=50)
+    image = Image.open(io.BytesIO(embedded(page, "image/png")))
+    assert (image.format, image.n_frames, image.info["loop"], image.info["duration"]) == ("PNG", 3, 0, 50)
+    for number, level in enumerate((0, 90, 180)):
+        image.seek(number)
+        assert image.convert("RGB").getpixel((0, 0)) == (level,) * 3
+    with pytest.raises(ValueError, match="at least one frame"):
+        page.animation([], "none")
 
 
 def test_a_table_escapes_its_cells_and_keeps_its_rows():
