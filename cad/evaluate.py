@@ -89,7 +89,7 @@ def answer_scores(found: Sequence[Checked], programs: Sequence[Program], solids:
     pairs = list(zip(found, programs, strict=True))
     counts = [text_counts(one.candidate.text, emit(true))["curve_accuracy"] / 100 for one, true in pairs]
     return {
-        "valid_program": float(np.mean([one.program is not None for one in found])),
+        "valid_program": float(np.mean([_parses(one.candidate.text) for one in found])),
         "valid_solid": float(np.mean([one.solid is not None for one in found])),
         "curve_kinds": float(np.mean([_same_kinds(one.program, true) for one, true in pairs])),
         "curve_accuracy": float(np.mean(counts)),

@@ -37,7 +37,7 @@ class Checked:
     agreement: float
     """Likeness of its drawing and the picture, 0..1; 0 if it has none."""
     problem: str = ""
-    """Code of the error that ended it."""
+    """Code of the error in its text, or of the one that ended it; "" = none."""
 
     @property
     def uncertain(self) -> bool:
@@ -60,11 +60,13 @@ def agreement(one: Picture, other: Picture) -> float:
 
 
 def check(candidate: Candidate, seen: Picture, limits: Limits = LIMITS) -> Checked:
-    """Build and draw one candidate and compare it with the picture as the model saw it."""
-    try:
-        program = parse(candidate.text)
-    except ProgramError as error:
-        return Checked(candidate, None, None, 0.0, error.code)
+    """Build and draw one candidate and compare it with the picture as the model saw it.
+
+    Of an answer that breaks off, or goes wrong, the extrudes before that place count; `problem` says what was wrong.
+    """
+    program, problem = _read(candidate.text)
+    if program is None:
+        return Checked(candidate, None, None, 0.0, problem)
     try:
         solid = build(program, kernel="mesh", limits=limits, angle=ANGLE)
     except (BuildError, ProgramError) as error:
@@ -72,7 +74,18 @@ def check(candidate: Candidate, seen: Picture, limits: Limits = LIMITS) -> Check
         return Checked(candidate, program, None, 0.0, code)
     # the picture is shown at the model's size, where thin and thick lines differ: the nearer drawing counts
     drawings = [as_seen(render(solid, size=size), SIZE) for size in (SIZE, 3 * SIZE)]
-    return Checked(candidate, program, solid, max(agreement(drawing, seen) for drawing in drawings))
+    return Checked(candidate, program, solid, max(agreement(drawing, seen) for drawing in drawings), problem)
+
+
+def _read(text: str) -> tuple[Program | None, str]:
+    """The program, or its whole extrudes before the first error, and the code of that error."""
+    try:
+        return parse(text), ""
+    except ProgramError as error:
+        try:
+            return parse(text, recover=True), error.code
+        except ProgramError:
+            return None, error.code
 
 
 def best(candidates: Sequence[Candidate], seen: Picture, limits: Limits = LIMITS) -> Checked:

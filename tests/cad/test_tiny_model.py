@@ -154,6 +154,16 @@ def test_the_candidate_that_explains_the_picture_wins():
     assert broken.agreement == 0 and broken.problem and broken.uncertain
 
 
+def test_of_a_cut_answer_the_whole_extrudes_count():
+    seed = next(s for s in range(100) if len(sample_part(s).program.extrudes) == 2)
+    seen, text = draw(sample_part(seed).program), text_of(seed)
+    whole, cut = check(Candidate(text, 1.0), seen), check(Candidate(text[:-60], 1.0), seen)
+    assert len(cut.program.extrudes) == 1 and cut.problem and not whole.problem
+    assert 0 < cut.agreement < whole.agreement
+    nothing = check(Candidate(text[:60], 1.0), seen)
+    assert nothing.program is None and nothing.problem
+
+
 def test_generate_and_its_sheet(model, tmp_path):
     path = tmp_path / "part.png"
     Image.fromarray(render(build(sample_part(4, TINY).program, kernel="mesh", limits=None), size=200)).save(path)
