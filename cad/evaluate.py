@@ -22,7 +22,7 @@ from mm.data.split import Split
 
 PARTS = 128
 """Held-out parts."""
-SAMPLES = 8
+SAMPLES = 4
 """Further candidates per picture for re-ranking (k)."""
 CONSTANTS = 24
 """Training programs among which the best constant answer is sought."""

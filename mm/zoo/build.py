@@ -75,7 +75,10 @@ RECIPES = {
     "openecad_tiny": Recipe(
         config="cad/tiny",
         about="OpenECAD of 1.7 million parameters: one picture of a part -> the program that builds it.",
-        data="procedural parts of mm.cad.procedural (TINY), iso view, drawn by the package's own rasteriser",
+        data="290,300 procedural parts of mm.cad.procedural (TINY; its training split shares no part with the held-out "
+        "ones), iso view of 64 pixels, drawn by the package's own rasteriser",
+        stages="mm fit --config cad/tiny --out runs/cad --data.config.batch_size 256 --trainer.max_steps 5700 "
+        "--model.optimizer.lr 2e-3 --data.config.workers 5 --trainer.precision bf16-mixed",
     ),
     "visionthink_tiny": Recipe(
         config="visionthink/tiny",

@@ -185,3 +185,42 @@ def test_the_data_module_takes_the_tokenizer_of_its_model(model):
     (batch,) = list(data.val_dataloader())
     assert len(batch["input_ids"]) == 2
     assert (data.rows.config.noise, data.batch_size) == (4.0, 2)
+
+
+# shipped weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return mm.load("openecad_tiny")
+
+
+def other_things() -> dict[str, np.ndarray]:
+    """Pictures without a part."""
+    from PIL import ImageDraw
+
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    page = Image.new("RGB", (200, 120), "white")
+    for line in range(6):
+        ImageDraw.Draw(page).text((10, 8 + 18 * line), "no part is drawn here, only words", fill="black")
+    circles = Image.new("RGB", (128, 128), "white")
+    for x in (20, 64, 108):
+        ImageDraw.Draw(circles).ellipse((x - 12, x - 12, x + 12, x + 12), fill="darkgreen")
+    grey = np.full((64, 64, 3), 128, dtype=np.uint8)
+    return {"grey square": grey, "noise": noise, "text": np.asarray(page), "three dots": np.asarray(circles)}
+
+
+@pytest.mark.parametrize("name", other_things())
+def test_a_picture_without_a_part_gets_an_uncertain_answer(trained, name):
+    found = generate(trained, other_things()[name], samples=1)
+    assert found.uncertain, f"agreement {found.agreement:.2f}"
+
+
+def test_parts_of_the_test_split_are_read_with_confidence(trained):
+    seeds = Split("test").seeds[500:506]
+    pictures = [draw(sample_part(seed).program)[..., None].repeat(3, axis=-1) for seed in seeds]
+    found = [candidates[0] for candidates in trained.propose(pictures)]
+    assert sum(one.text == text_of(seed) for one, seed in zip(found, seeds, strict=True)) >= 5
+    assert not any(
+        check(one, draw(sample_part(seed).program)).uncertain for one, seed in zip(found, seeds, strict=True)
+    )

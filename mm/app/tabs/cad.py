@@ -31,11 +31,15 @@ def build() -> None:
                 model = model_input("cad", MODELS)
             found = gr.HTML(elem_id="cad_result")
         with gr.Column(scale=3):
-            program = gr.Code(
-                language="python", label="Program: change a number, and the solid follows", elem_id="cad_program"
-            )
+            program = gr.Code(language="python", label="Program: change a number", elem_id="cad_program")
         with gr.Column(scale=3):
-            view = gr.Model3D(label="Solid", elem_id="cad_view", clear_color=(0.96, 0.97, 0.98, 1.0), height=340)
+            view = gr.Model3D(
+                label="Solid",
+                elem_id="cad_view",
+                clear_color=(0.96, 0.97, 0.98, 1.0),
+                camera_position=(45, 60, None),
+                height=340,
+            )
             status = gr.HTML(elem_id="cad_status")
             take = gr.Button("STEP, STL and GLB", elem_id="cad_export")
             files = gr.File(label="Files", file_count="multiple", elem_id="cad_files", interactive=False)
@@ -125,9 +129,8 @@ def examples(folder: Path) -> list[str]:
     from mm.cad.procedural import sample_part
     from mm.data.split import Split
 
-    parts = {part.family: part for part in map(sample_part, Split("test").seeds[40:64])}
-    chosen = [parts[family] for family in sorted(parts)][:4]
-    chosen.sort(key=lambda part: -len(part.program.extrudes))
+    parts = sorted(map(sample_part, Split("test").seeds[40:80]), key=lambda part: -len(part.program.extrudes))
+    chosen = list({part.family: part for part in reversed(parts)}.values())[::-1][:4]
     return [
         save_picture(render(build_mesh(features(part.program)), size=SIDE), folder / f"{part.family}.png")
         for part in chosen

@@ -110,7 +110,7 @@ def test_browser(browser, broken):
     assert "add_extrude" in browser.text("#cad_program")
     browser.until(lambda: browser.find("#cad_view canvas"), "3D view")
     browser.click("cad_export")
-    browser.until(lambda: "part.step" in browser.text("#cad_files"), "STEP file")
+    browser.until(lambda: ".step" in browser.text("#cad_files"), "STEP file")
     browser.shot("cad")
     browser.upload("cad_picture", broken)
     browser.click("cad_run")
