@@ -219,9 +219,14 @@ class EViLM(Pretrained, nn.Module):
     def score_all(self, video: VideoFeatures, text: TextFeatures, *, chunk_size: int = 32) -> Tensor:
         """Matching logits of all clips with all texts, `chunk_size` pairs at a time, (clips, texts)."""
         clips, texts = len(video.tokens), len(text.tokens)
-        pairs = torch.cartesian_prod(torch.arange(clips), torch.arange(texts)).view(-1, 2).to(video.tokens.device)
+        pairs = torch.cartesian_prod(torch.arange(clips), torch.arange(texts)).view(-1, 2)
+        return self.score_pairs(video, text, pairs, chunk_size=chunk_size).view(clips, texts)
+
+    def score_pairs(self, video: VideoFeatures, text: TextFeatures, pairs: Tensor, *, chunk_size: int = 32) -> Tensor:
+        """Matching logits of some pairs (clip, text), (M, 2) int -> (M,); only a chunk is copied at a time."""
+        pairs = pairs.to(video.tokens.device)
         parts = [self.score(video.rows(part[:, 0]), text.rows(part[:, 1])) for part in pairs.split(chunk_size)]
-        return torch.cat(parts).view(clips, texts)
+        return torch.cat(parts)
 
     @torch.no_grad()
     def answer(
@@ -241,17 +246,27 @@ class EViLM(Pretrained, nn.Module):
             ValueError: no tokenizer, `top_k` beyond the number of answers, or answers that this model cannot give (all
                 are named).
         """
-        logits, names = self.answer_logits(self.encode_video(frames[None]), [question], answers=answers)
+        names = self.answer_names(answers)
+        logits = self.answer_logits(self.encode_video(frames[None]), [question], answers=answers)[0]
         if not 1 <= top_k <= len(names):
             raise ValueError(f"top_k must lie between 1 and {len(names)}, the number of answers, got {top_k}")
-        best = logits[0].float().softmax(-1).topk(top_k)
+        best = logits.float().softmax(-1).topk(top_k)
         said = [names[index] for index in best.indices.tolist()]
         return list(zip(said, best.values.tolist(), strict=True))
 
+    def answer_names(self, answers: Sequence[str] | None = None) -> tuple[str, ...]:
+        """What may be answered: the answers given, else `config.answers`, else every word of the tokenizer but its marks."""
+        names = self.config.answers if answers is None else tuple(answers)
+        if names:
+            return names
+        special = set(self.tokenizer.all_special_ids)
+        words = [index for index in range(self.config.vocab_size) if index not in special]
+        return tuple(self.tokenizer.convert_ids_to_tokens(words))
+
     def answer_logits(
         self, video: VideoFeatures, questions: list[str], *, answers: Sequence[str] | None = None
-    ) -> tuple[Tensor, Sequence[str]]:
-        """Logits of the allowed answers to one question per clip, and the answers: (B, A), A names.
+    ) -> Tensor:
+        """Logits of the allowed answers (`answer_names`) to one question per clip, (B, A).
 
         The words head reads `question answer: [MASK]` and predicts one word; the classifier reads the question.
 
@@ -260,19 +275,18 @@ class EViLM(Pretrained, nn.Module):
         """
         if self.tokenizer is None:
             raise ValueError("this model has no tokenizer; build it as EViLM(config, tokenizer=...)")
-        names: Sequence[str] = self.config.answers if answers is None else tuple(answers)
-        if self.answers is not None:
-            fused = self.fuse(video, self.encode_text(**self.tokenize(questions)))
-            return self.answers(fused.text[:, 0])[:, self._answer_ids(names)], names
-        ids = self._answer_ids(names)  # before the clip is looked at: a wrong list costs nothing
-        batch = self.tokenize([f"{question} answer: {self.tokenizer.mask_token}" for question in questions])
+        ids = self._answer_ids(self.config.answers if answers is None else answers)
+        mask = self.tokenizer.mask_token
+        asked = questions if self.answers is not None else [f"{question} answer: {mask}" for question in questions]
+        batch = self.tokenize(asked)
         fused = self.fuse(video, self.encode_text(**batch))
-        order = torch.arange(batch["input_ids"].shape[1], device=fused.text.device)
-        place = ((batch["input_ids"] == self.tokenizer.mask_token_id) * order).argmax(1)  # the last mask of each row
-        logits = self.word_logits(fused.text[torch.arange(len(place), device=place.device), place])  # (B, V)
-        if names:
-            return logits[:, ids], names
-        return logits, self.tokenizer.convert_ids_to_tokens(range(logits.shape[1]))
+        if self.answers is not None:
+            return self.answers(fused.text[:, 0])[:, ids]
+        logits = self.word_logits(answer_places(fused.text, batch["input_ids"], self.tokenizer.mask_token_id))
+        if not ids:
+            special = set(self.tokenizer.all_special_ids)
+            ids = [index for index in range(logits.shape[1]) if index not in special]
+        return logits[:, ids]
 
     def unanswerable(self, answers: Sequence[str]) -> list[str]:
         """Those of some answers that this model can never give: not in the classifier's list, or not one word."""
@@ -328,6 +342,12 @@ class EViLM(Pretrained, nn.Module):
 
         found = folder / "tokenizer"
         return cls(config, PreTrainedTokenizerFast.from_pretrained(found) if found.is_dir() else None)
+
+
+def answer_places(hidden: Tensor, input_ids: Tensor, mask_id: int) -> Tensor:
+    """Fused text tokens (B, X, D) at the last mask token of every row -> (B, D)."""
+    last = (input_ids == mask_id).int().flip(-1).argmax(-1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), hidden.shape[1] - 1 - last]
 
 
 def _initialise(module: nn.Module) -> None:
