@@ -145,6 +145,8 @@ def test_module_form_is_the_same_program():
 class Listener:
     """Stands for a vision-language model: tells what it was asked."""
 
+    tokens_per_picture = 16
+
     def ask(self, images, prompt):
         return f"{len(images)} of {images[0].size[0]} pixels: {prompt}"
 
@@ -152,9 +154,6 @@ class Listener:
         import torch
 
         return {"attention_mask": torch.tensor([[0, 1, 1, 1]]), "pixel_values": torch.zeros(len(images), 3, 8, 8)}
-
-    def visual_tokens(self, pixel_values):
-        return pixel_values.new_zeros(len(pixel_values), 16, 4)
 
 
 @pytest.fixture
@@ -182,6 +181,14 @@ def test_ask_as_json_adds_tokens_and_time(picture, listener, capsys):
     assert result["answer"] == "1 of 24 pixels: what?" and result["model"] == "lavi_tiny"
     assert (result["sequence_tokens"], result["visual_tokens"]) == (3, 16)
     assert 0 <= result["seconds"] < 5
+
+
+@pytest.mark.parametrize("model", ["lavi_tiny", "llava_tiny"])
+def test_ask_as_json_with_a_shipped_model(model, picture, capsys):
+    assert cli.main(["ask", picture, "--prompt", "is it red?", "--model", model, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    in_the_sequence = 64 if model == "llava_tiny" else 0  # LaVi's visual tokens stay outside
+    assert (result["sequence_tokens"], result["visual_tokens"]) == (9 + in_the_sequence, 64)
 
 
 def test_ask_refuses_what_it_cannot_use(picture, listener, capsys, tmp_path, monkeypatch):
