@@ -255,7 +255,7 @@ class EViLM(Pretrained, nn.Module):
         return list(zip(said, best.values.tolist(), strict=True))
 
     def answer_names(self, answers: Sequence[str] | None = None) -> tuple[str, ...]:
-        """What may be answered: the answers given, else `config.answers`, else every word of the tokenizer but its marks."""
+        """What may be answered: those given, else `config.answers`, else every word of the tokenizer but its marks."""
         names = self.config.answers if answers is None else tuple(answers)
         if names:
             return names
