@@ -167,7 +167,7 @@ def picture(tmp_path):
 
 @pytest.fixture
 def listener(monkeypatch):
-    monkeypatch.setattr("mm.checkpoint.load", lambda name, *, device: Listener())
+    monkeypatch.setattr("mm.vlm.open_model", lambda name, *, device: Listener())
 
 
 def test_ask_prints_the_answer_alone(picture, listener, capsys):
@@ -200,7 +200,7 @@ def test_ask_refuses_what_it_cannot_use(picture, listener, capsys, tmp_path, mon
     assert error.startswith("error: ") and error.count("\n") == 1 and "text.png" in error
     assert cli.main(["ask", str(tmp_path / "none.png"), "--prompt", "what?"]) == 1
     assert "none.png" in capsys.readouterr().err
-    monkeypatch.setattr("mm.checkpoint.load", lambda name, *, device: object())
+    monkeypatch.setattr("mm.vlm.open_model", lambda name, *, device: object())
     assert cli.main(["ask", picture, "--prompt", "what?"]) == 1
     assert "does not answer questions" in capsys.readouterr().err
 

@@ -37,7 +37,8 @@ class Shelf:
 
         Args:
             name: A shipped name, a folder or a hub id.
-            loader: Reads it; `mm.load` by default. Give the same function every time.
+            loader: Reads it; `mm.load` by default, `mm.vlm.open_model` takes Hugging Face folders, too. Give the same
+                function every time.
 
         Raises:
             ValueError: no name, or the app may not open it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mm.app.report import html_table
 from mm.extras import require
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ STYLE = """
 .gradio-container { max-width: 72rem !important; margin: auto }
 .mm-table { display: block; overflow-x: auto; border: 0 !important; font-variant-numeric: tabular-nums }
 .mm-table caption { text-align: left; color: var(--body-text-color-subdued); padding-bottom: .3rem }
-.mm-table th, .mm-table td { border: 1px solid var(--border-color-primary); padding: .3rem .65rem; text-align: left }
+.mm-table th, .mm-table td { border: 1px solid var(--border-color-primary); padding: .3rem .5rem; text-align: left }
 .mm-table td.number { text-align: right }
 [id$="_picture"] img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain }
 """
@@ -117,26 +117,6 @@ def over_picture(pixels: np.ndarray, weights: np.ndarray, *, side: int = 256) ->
     return np.asarray(Image.blend(below, above, 0.6))
 
 
-def html_table(rows: Sequence[dict[str, Any]], caption: str, *, mark: str = "mm-table") -> str:
-    """Rows as an HTML table under the union of their keys; every cell is escaped.
-
-    Example:
-        >>> html_table([{"answer": "<b>"}], "one").count("&lt;b&gt;")
-        1
-    """
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
-    body = "".join(f"<tr>{''.join(html_cell(row.get(column)) for column in columns)}</tr>" for row in rows)
-    return (
-        f'<table class="{mark}"><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
-    )
-
-
-def html_cell(value: Any) -> str:
-    """A value as a table cell; numbers stand right, floats get four digits."""
-    if value is None:
-        return "<td></td>"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"<td>{html.escape(str(value))}</td>"
-    return f'<td class="number">{value:,}</td>' if isinstance(value, int) else f'<td class="number">{value:.4g}</td>'
+def results(rows: Sequence[dict[str, Any]], caption: str) -> str:
+    """Rows as a table for `gr.HTML`; every cell is escaped."""
+    return html_table(rows, caption, mark="mm-table")

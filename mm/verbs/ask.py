@@ -36,11 +36,11 @@ def run(argv: list[str]) -> int:
     if not arguments.prompt.strip():
         raise ValueError("--prompt is empty; write a question")
 
-    import mm
     from mm.vision import load_image
+    from mm.vlm import open_model
 
     images = [load_image(path) for path in arguments.images]
-    model: Any = mm.load(arguments.model, device=arguments.device)
+    model: Any = open_model(arguments.model, device=arguments.device)
     if arguments.adaptive:
         from mm.pruning.visionthink.command import answer as adaptively
 

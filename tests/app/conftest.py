@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ class Screen:
     Components are found by their `elem_id`, which is "<tab>_<name>": `ask_picture`, `ask_run`, `ask_result`.
     """
 
-    WAIT_S = 40
+    WAIT_S = 60
 
     def __init__(self, driver: Any, url: str) -> None:
         self.driver, self.url = driver, url
@@ -160,5 +161,13 @@ class Screen:
     def shot(self, name: str) -> Path:
         """Keep a picture of the page in out/ci/screens."""
         SCREENS.mkdir(parents=True, exist_ok=True)
+        self._wait_for_pictures()
         self.driver.save_screenshot(str(SCREENS / f"{name}.png"))
         return SCREENS / f"{name}.png"
+
+    def _wait_for_pictures(self) -> None:
+        """Up to five seconds until those on the page are loaded; a broken one counts as loaded."""
+        for _ in range(50):
+            if self.driver.execute_script("return [...document.images].every(image => image.complete)"):
+                return
+            time.sleep(0.1)

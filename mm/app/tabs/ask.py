@@ -10,12 +10,12 @@ from mm.app.guard import guarded, quiet
 from mm.app.models import shelf
 from mm.app.ui import (
     gradio,
-    html_table,
     model_input,
     needed,
     over_picture,
     own_folder,
     picture_input,
+    results,
     save_picture,
 )
 
@@ -37,9 +37,10 @@ def build() -> None:
                 other = model_input("ask", CONCATENATION, "Concatenation", name="other")
         with gr.Column():
             answers = gr.HTML(label="Answers", elem_id="ask_result")
-            looks = gr.Gallery(label="Where each word looks (LaVi)", columns=4, elem_id="ask_looks", format="png")
-    for trigger in (run.click, question.submit):
-        trigger(guarded(ask), [picture, question, lavi, other], [answers, looks], api_name="ask")
+            looks = gr.Gallery(label="Where each word looks (LaVi)", columns=4, height="auto", elem_id="ask_looks")
+    inputs, outputs = [picture, question, lavi, other], [answers, looks]
+    run.click(guarded(ask), inputs, outputs, api_name="ask")
+    question.submit(guarded(ask), inputs, outputs, api_visibility="private")
 
 
 def ask(
@@ -57,22 +58,25 @@ def ask(
     Raises:
         ValueError: no picture, no question, or a file or model that cannot be read.
     """
+    import numpy as np
+
     from mm.encoders.lavi.diagnostics import word_looks
     from mm.encoders.lavi.model import LaviModel
     from mm.vision import load_image
+    from mm.vlm import open_model
 
     image = load_image(needed(picture, "a picture"))
     needed(question, "a question")
     rows, looks = [], []
     for step, name in enumerate((lavi, other)):
         progress(step / 2, desc=f"{name} reads the picture")
-        with shelf.lent(name) as model:
+        with shelf.lent(name, open_model) as model:
             rows.append({"model": name, **answered(model, image, question)})
             if isinstance(model, LaviModel):
                 looks += word_looks(model, image, question)
-    pixels = _array(image)
+    pixels = np.asarray(image)
     maps = [(over_picture(pixels, look.attention.numpy()), f"{look.word} · {look.strength:.2f}") for look in looks]
-    return html_table(rows, "One run each, on this machine; sequence = what the language model reads."), maps
+    return results(rows, "One run each, on this machine; sequence = what the language model reads."), maps
 
 
 def answered(model: Any, image: Any, question: str) -> dict[str, Any]:
@@ -103,9 +107,3 @@ def examples(folder: Path) -> list[list[str]]:
         [save_picture(sample.images[0], folder / f"{number}.png"), sample.question]
         for number, sample in enumerate(samples)
     ]
-
-
-def _array(image: Any) -> Any:
-    import numpy as np
-
-    return np.asarray(image)
