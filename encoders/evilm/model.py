@@ -7,8 +7,8 @@
 Source: "E-ViLM: Efficient Video-Language Model via Masked Video Modeling with Semantic Vector-Quantized Tokenizer"
 (arXiv:2311.17267).
 Deviation: the sizes and the layout of the network are those of VIOLETv2 (arXiv:2209.01540), made smaller.
-Dims: B batch, T frames, h w cells of 32 x 32 pixels, N = T (1 + h w) video tokens, X text tokens, D width, V words,
-K codes, r codes per side of a cell.
+Dims: B batch, T frames, h w cells of 32 x 32 pixels (smaller with fewer stages), N = T (1 + h w) video tokens,
+X text tokens, D width, V words, K codes, r codes per side of a cell.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class EViLM(Pretrained, nn.Module):
 
         Args:
             frames: Values in [0, 1], (B, T, 3, H, W); any T, H, W.
-            mask: True where a cell of 32 x 32 pixels is visible, (B, T, h, w) bool; None shows everything.
+            mask: True where a cell of `config.video.cell` pixels is visible, (B, T, h, w) bool; None shows everything.
 
         Raises:
             ValueError: frames or mask of another shape.
@@ -221,12 +221,28 @@ class EViLM(Pretrained, nn.Module):
         parts = [self.score(video.rows(part[:, 0]), text.rows(part[:, 1])) for part in pairs.split(chunk_size)]
         return torch.cat(parts).view(clips, texts)
 
+    def answer_logits(self, video: VideoFeatures, questions: list[str]) -> Tensor:
+        """Logits of the allowed answers to one question per clip, (B, answers), or (B, V) without a list of answers.
+
+        The words head reads `question answer: [MASK]` and predicts one word, of `config.answers` if there are any.
+
+        Raises:
+            ValueError: no tokenizer, or an answer that is not one word of the tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer; build it as EViLM(config, tokenizer=...)")
+        mask = self.tokenizer.mask_token
+        asked = questions if self.answers is not None else [f"{question} answer: {mask}" for question in questions]
+        batch = self.tokenize(asked)
+        fused = self.fuse(video, self.encode_text(**batch))
+        if self.answers is not None:
+            return self.answers(fused.text[:, 0])
+        logits = self.word_logits(answer_places(fused.text, batch["input_ids"], self.tokenizer.mask_token_id))
+        return logits[:, self._answer_ids(self.config.answers)] if self.config.answers else logits
+
     @torch.no_grad()
     def answer(self, frames: Tensor, question: str, top_k: int = 1) -> list[tuple[str, float]]:
-        """Answer a question about a clip.
-
-        The words head reads `question answer: [MASK]` and predicts one word, of `config.answers` if there are any. The
-        probabilities are those among the allowed answers.
+        """Answer a question about a clip; see `answer_logits`. Probabilities are those among the allowed answers.
 
         Args:
             frames: Values in [0, 1], (T, 3, H, W).
@@ -237,24 +253,12 @@ class EViLM(Pretrained, nn.Module):
             ValueError: no tokenizer, `top_k` beyond the number of answers, or an answer that is not one word of the
                 tokenizer.
         """
-        classified = self.answers is not None
-        if self.tokenizer is None:
-            raise ValueError("this model has no tokenizer; build it as EViLM(config, tokenizer=...)")
-        asked = question if classified else f"{question} answer: {self.tokenizer.mask_token}"
-        batch = self.tokenize([asked])
-        fused = self.fuse(self.encode_video(frames[None]), self.encode_text(**batch))
-        if self.answers is not None:
-            logits, names = self.answers(fused.text[0, 0]), self.config.answers
-        else:
-            place = int((batch["input_ids"][0] == self.tokenizer.mask_token_id).nonzero()[-1])
-            logits = self.word_logits(fused.text[0, place])
-            names = self.config.answers
-            if names:
-                logits = logits[self._answer_ids(names)]
+        logits = self.answer_logits(self.encode_video(frames[None]), [question])[0]
         if not 1 <= top_k <= len(logits):
             raise ValueError(f"top_k must lie between 1 and {len(logits)}, the number of answers, got {top_k}")
         best = logits.float().softmax(-1).topk(top_k)
         chosen = best.indices.tolist()
+        names = self.config.answers
         said = [names[i] for i in chosen] if names else self.tokenizer.convert_ids_to_tokens(chosen)
         return list(zip(said, best.values.tolist(), strict=True))
 
@@ -290,6 +294,12 @@ class EViLM(Pretrained, nn.Module):
 
         found = folder / "tokenizer"
         return cls(config, PreTrainedTokenizerFast.from_pretrained(found) if found.is_dir() else None)
+
+
+def answer_places(hidden: Tensor, input_ids: Tensor, mask_id: int) -> Tensor:
+    """Fused text tokens (B, X, D) at the last mask token of every row -> (B, D)."""
+    last = (input_ids == mask_id).int().flip(-1).argmax(-1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), hidden.shape[1] - 1 - last]
 
 
 def _initialise(module: nn.Module) -> None:
