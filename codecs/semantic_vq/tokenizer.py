@@ -60,6 +60,8 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
     """
 
     config_class = SemanticVQConfig
+    target_mean: Tensor
+    """Mean of the teacher's features, (C) float32, added to what the decoder says; 0 unless training centred them."""
 
     def __init__(self, config: SemanticVQConfig, *, seed: int = 0) -> None:
         super().__init__()
@@ -70,6 +72,7 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
         self.quantizer = CosineQuantizer(config.quantizer)
         self.decoder = PatchTransformer(config.decoder, channels=code, patch_size=1, side=side)
         self.decode_task_layer = TaskLayer(config.decoder.width, config.target_width)
+        self.register_buffer("target_mean", torch.zeros(config.target_width))
         generator = torch.Generator().manual_seed(seed)
         for transformer, head in ((self.encoder, self.encode_task_layer), (self.decoder, self.decode_task_layer)):
             transformer.init_weights(generator)
@@ -166,7 +169,8 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
     def _decode(self, vectors: Tensor) -> Tensor:
         """Unit codewords (M, N, D) -> features (M, N, C)."""
         grid = rearrange(vectors, "m (i j) d -> m d i j", i=self.config.side).to(self.decoder.cls_token.dtype)
-        return self.decode_task_layer(self.decoder(grid))
+        rebuilt = self.decode_task_layer(self.decoder(grid))
+        return rebuilt + self.target_mean.to(rebuilt.dtype)
 
     def _check(self, frames: Tensor) -> None:
         size = self.config.image_size

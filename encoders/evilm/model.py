@@ -7,8 +7,8 @@
 Source: "E-ViLM: Efficient Video-Language Model via Masked Video Modeling with Semantic Vector-Quantized Tokenizer"
 (arXiv:2311.17267).
 Deviation: the sizes and the layout of the network are those of VIOLETv2 (arXiv:2209.01540), made smaller.
-Dims: B batch, T frames, h w cells of 32 x 32 pixels, N = T (1 + h w) video tokens, X text tokens, D width, V words,
-K codes, r codes per side of a cell.
+Dims: B batch, T frames, h w cells of 32 x 32 pixels (smaller with fewer stages), N = T (1 + h w) video tokens,
+X text tokens, D width, V words, K codes, r codes per side of a cell.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class EViLM(Pretrained, nn.Module):
 
         Args:
             frames: uint8, or values in [0, 1], (B, T, 3, H, W); any T, H, W.
-            mask: True where a cell of 32 x 32 pixels is visible, (B, T, h, w) bool; None shows everything.
+            mask: True where a cell of `config.video.cell` pixels is visible, (B, T, h, w) bool; None shows everything.
 
         Raises:
             ValueError: frames or mask of another shape.
