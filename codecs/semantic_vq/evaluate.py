@@ -14,24 +14,24 @@ import torch.nn.functional as F
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
-from mm.codecs.semantic_vq.data import OracleRows, OracleSceneConfig, oracle_features
+from mm.codecs.semantic_vq.data import OracleRows, OracleSceneConfig, loose_scene, oracle_features
 from mm.codecs.semantic_vq.tokenizer import SemanticVQTokenizer
 from mm.data import SceneConfig
 from mm.data.dense import NOTHING, TARGETS
-from mm.data.scenes import render, sample_scene
+from mm.data.scenes import render
 from mm.data.split import Split
 from mm.data.words import SHAPES
 
-SEEN = SceneConfig(textures=("plain", "striped", "dotted"), patterns=("plain", "striped", "grainy"))
+SEEN = SceneConfig(max_things=2, textures=("plain", "striped", "dotted"), patterns=("plain", "striped", "grainy"))
 """What the tiny tokenizer is trained on."""
-SHIFTED = SceneConfig(textures=("checked",), patterns=("checked",))
+SHIFTED = SceneConfig(max_things=2, textures=("checked",), patterns=("checked",))
 """The same things under a texture and a ground pattern that training never shows."""
 CHUNK = 128
 
 
 def scenes(config: SceneConfig, seeds: range) -> dict[str, Tensor]:
     """`pictures` uint8, and per patch `classes` (B, N) int64 (64 pairs of colour and shape) and `thing` (B, N) bool."""
-    rows = OracleRows(OracleSceneConfig(scenes=config))(seeds)
+    rows = OracleRows(OracleSceneConfig(scenes=config, loose=True))(seeds)
     thing = rows["colour"] != TARGETS["colour"].index(NOTHING)
     return rows | {"thing": thing, "classes": rows["colour"] * len(SHAPES) + rows["shape"].clamp(max=len(SHAPES) - 1)}
 
@@ -87,7 +87,7 @@ def evaluate(tokenizer: SemanticVQTokenizer, *, seed: int, count: int = 512) -> 
 def same_code(tokenizer: SemanticVQTokenizer, seeds: range) -> float:
     """Share of the codes on things that stay when plain things get the texture that training never shows."""
     plain = replace(SEEN, textures=("plain",), patterns=("plain",))
-    drawn = [sample_scene(seed, plain) for seed in seeds]
+    drawn = [loose_scene(seed, plain) for seed in seeds]
     changed = [
         replace(scene, things=tuple(replace(thing, texture=SHIFTED.textures[0]) for thing in scene.things))
         for scene in drawn
