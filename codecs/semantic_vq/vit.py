@@ -51,7 +51,7 @@ class PatchTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Truncated normal with spread 0.02, more where narrow; the outputs of block i are divided by sqrt(2 i), counted from 1."""
+        """Truncated normal; the outputs of block i are divided by sqrt(2 i), counted from 1."""
         std = spread(self.cls_token.shape[-1])
         for tensor in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(tensor, std=std, generator=generator)
