@@ -8,20 +8,22 @@ Dims: B pictures, S side in pixels, N patches, C target width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from mm.data import SceneConfig, render, sample_scene
+from mm.data import Scene, SceneConfig, render, sample_scene
 from mm.data.dense import NOTHING, TARGETS, scene_labels
 from mm.data.seeded_module import SeededBatches
-from mm.data.split import split_of
+from mm.data.split import generator, split_of
 
 PROJECTION_SEED = 20_231_128
 """Draws the oracle's projection; part of what the tiny codes mean, so it never changes."""
+LOOSE_RADII = (0.1, 0.21)
+"""Smallest and largest radius of a loose scene, as fractions of the side."""
 _STRIDE = 7919
 """A prime: steps through the kept scenes in mixed order."""
 
@@ -40,6 +42,8 @@ class OracleSceneConfig:
     """Channels of the features (C)."""
     num_scenes: int = 0
     """Different training scenes, kept in memory after their first use; 0 never repeats one."""
+    loose: bool = False
+    """Things stand anywhere and have any size, instead of in the cells of a grid."""
     thing_share: float = 0.5
     """Share of a batch's weight that lies on patches with a thing; 0 weighs all patches alike."""
     batch_size: int = 32
@@ -67,6 +71,18 @@ class OracleScenes(SeededBatches):
         )
 
 
+def loose_scene(seed: int, config: SceneConfig) -> Scene:
+    """Things anywhere and of any size, later ones before earlier ones; words are drawn as in `sample_scene`."""
+    scene = sample_scene(seed, config)
+    rng = generator(seed, "loose scene")
+    things = []
+    for thing in scene.things:
+        radius = float(rng.uniform(*LOOSE_RADII))
+        x, y = rng.uniform(radius, 1 - radius, 2)
+        things.append(replace(thing, x=float(x), y=float(y), radius=radius))
+    return replace(scene, things=tuple(things))
+
+
 class OracleRows:
     """Seeds to batches; with `num_scenes`, training seeds wrap around and drawn scenes are kept."""
 
@@ -90,7 +106,8 @@ class OracleRows:
         return self._drawn[chosen]
 
     def _draw(self, seed: int) -> dict[str, Tensor]:
-        scene, size = sample_scene(seed, self.config.scenes), self.config.image_size
+        draw = loose_scene if self.config.loose else sample_scene
+        scene, size = draw(seed, self.config.scenes), self.config.image_size
         planes = scene_labels(scene, size // self.config.patch_size)
         labels = {name: torch.from_numpy(planes[name].reshape(-1)) for name in ("colour", "shape")}
         return {"pictures": rearrange(torch.from_numpy(render(scene, size)), "h w c -> c h w"), **labels}

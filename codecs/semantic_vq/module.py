@@ -38,6 +38,8 @@ class SemanticVQModule(TrainingModule):
         teacher: Tower whose last layer is the target; none reads `targets` from the batch.
         teacher_weights: As the library names them ("openai", "pretrained", a file); none gives a random teacher.
         target: "teacher", or "pixels" for the control whose codes rebuild the pixels of every patch (squared error).
+        warm_up: First steps without codebook, so that k-means starts from latents that mean something. Those of a
+            fresh encoder lie in one narrow cone, where every code is much like the next.
         centre: Take the running mean of the targets off both sides; `decode_features` puts it back.
         optimizer: Optimiser and schedule.
     """
@@ -53,6 +55,7 @@ class SemanticVQModule(TrainingModule):
         teacher_weights: str | None = None,
         target: Literal["teacher", "pixels"] = "teacher",
         centre: bool = False,
+        warm_up: int = 0,
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         if teacher is None and teacher_weights is not None:
@@ -65,7 +68,7 @@ class SemanticVQModule(TrainingModule):
         if not isinstance(found, SemanticVQTokenizer):
             raise ValueError(f"preset {preset!r} builds a {type(found).__name__}, this module trains a tokenizer")
         super().__init__(found.train(), optimizer)
-        self.target, self.centre = target, centre
+        self.target, self.centre, self.warm_up = target, centre, warm_up
         self.teacher: Teacher | None = None if teacher is None else tower_teacher(teacher, teacher_weights)
         if self.teacher is not None and self.teacher.width != found.config.target_width:
             raise ValueError(
@@ -77,16 +80,27 @@ class SemanticVQModule(TrainingModule):
         """Loss of a batch; logs the cosine to the teacher, the commitment and how much of the codebook is in use."""
         pictures = batch["pictures"]
         pictures = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+        if self.training and self.steps_done < self.warm_up:
+            distance = self._distance(self.model.unquantised(pictures), batch | {"pictures": pictures})
+            return distance, {"distance": distance}
         found = self.model(pictures)
         usage = self.model.usage if self.training else self.model.usage_of(found.codes)
         logs: dict[str, Tensor | float] = {"commitment": found.loss}
         logs |= {"code_usage": usage.used, "code_perplexity": usage.perplexity}
+        distance = self._distance(found.features, batch | {"pictures": pictures})
+        return distance + found.loss, logs | {"distance": distance, "cosine": 1 - distance}
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps of this run."""
+        return self.global_step if self._trainer is not None else 0
+
+    def _distance(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Weighted cosine distance to the teacher, or the squared error of pixels."""
         if self.target == "pixels":
-            distance = (found.features - patch_pixels(pictures, self.model.config.side)).square().mean()
-            return distance + found.loss, logs | {"squared_error": distance}
-        targets = self._targets(batch | {"pictures": pictures})
-        distance = cosine_distance(found.features, targets, weights=batch.get("weights"), mean=self._mean(targets))
-        return distance + found.loss, logs | {"cosine": 1 - distance}
+            return (features - patch_pixels(batch["pictures"], self.model.config.side)).square().mean()
+        targets = self._targets(batch)
+        return cosine_distance(features, targets, weights=batch.get("weights"), mean=self._mean(targets))
 
     def _targets(self, batch: dict[str, Tensor]) -> Tensor:
         if self.teacher is not None:
@@ -106,8 +120,7 @@ class SemanticVQModule(TrainingModule):
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.all_reduce(found)
                 found /= torch.distributed.get_world_size()
-            first = self.model.quantizer.steps <= 1  # the pass that came before has counted itself
-            mean.copy_(torch.where(first, found, mean.lerp(found, 0.01)))
+            mean.copy_(torch.where((mean == 0).all(), found, mean.lerp(found, 0.01)))
         return mean
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

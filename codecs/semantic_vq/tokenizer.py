@@ -14,13 +14,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from mm.checkpoint import Pretrained
 from mm.codecs.semantic_vq.config import SemanticVQConfig
 from mm.codecs.semantic_vq.quantizer import CosineQuantizer
-from mm.codecs.semantic_vq.vit import PatchTransformer, TaskLayer, init_linear
+from mm.codecs.semantic_vq.vit import PatchTransformer, TaskLayer, init_linear, spread
 from mm.vision import ImagePreprocessing
 
 
@@ -76,7 +77,7 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for transformer, head in ((self.encoder, self.encode_task_layer), (self.decoder, self.decode_task_layer)):
             transformer.init_weights(generator)
-            init_linear(head, generator)
+            init_linear(head, generator, spread(transformer.cls_token.shape[-1]))
 
     def forward(self, frames: Tensor) -> Tokenized:
         """Tokenise and rebuild; in training mode the codebook learns.
@@ -96,6 +97,12 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
         return Tokenized(
             features.reshape(*lead, *features.shape[1:]), found.codes.reshape(*lead, side, side), found.loss
         )
+
+    def unquantised(self, frames: Tensor) -> Tensor:
+        """Features (..., N, C) rebuilt from unit latents without a codebook: how training warms up."""
+        vectors = F.normalize(self.latents(frames), dim=-1)
+        features = self._decode(vectors)
+        return features.reshape(*frames.shape[:-3], *features.shape[1:])
 
     def latents(self, frames: Tensor) -> Tensor:
         """Vectors in front of the codebook, float32, (M, N, D) with M all leading dimensions of `frames` together."""

@@ -74,6 +74,8 @@ class EViLMConfig:
     """Rows of the text position table."""
     dropout: float = 0.1
     """Of text, fusion and heads."""
+    init_std: float = 0.02
+    """Spread of fresh weights; narrow models need more than the published 0.02, which suits a width of 768."""
     positions: Literal["interpolate", "slice"] = "interpolate"
     """How the position tables meet another grid: resized, or their first rows (published weights)."""
     position_grid: int = 7

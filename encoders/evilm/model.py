@@ -28,8 +28,6 @@ from mm.encoders.evilm.heads import CodeHead, ContrastiveHead, MlpHead, WordHead
 from mm.encoders.evilm.video import VideoEncoder
 from mm.vision import ImagePreprocessing
 
-INIT_STD = 0.02
-
 
 class VideoFeatures(NamedTuple):
     """What a clip gives before it meets a text; can be cached."""
@@ -116,9 +114,9 @@ class EViLM(Pretrained, nn.Module):
         self.contrast = ContrastiveHead(width, config.contrastive_width) if config.contrastive_width else None
         classified = config.answer_head == "classifier"
         self.answers = MlpHead(width, len(config.answers), dropout) if classified else None
-        self.apply(_initialise)
         self.video = VideoEncoder(config)
-        self.video.apply(_initialise)
+        for module in self.modules():
+            _initialise(module, config.init_std)
 
     # --- encoders ------------------------------------------------------------------------------------------------
 
@@ -350,9 +348,9 @@ def answer_places(hidden: Tensor, input_ids: Tensor, mask_id: int) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), hidden.shape[1] - 1 - last]
 
 
-def _initialise(module: nn.Module) -> None:
-    """Normal weights of spread 0.02 and zero biases; norms start as identities."""
-    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+def _initialise(module: nn.Module, std: float) -> None:
+    """Normal weights of this spread and zero biases; norms start as identities."""
+    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.Conv3d):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d) and module.bias is not None:
         nn.init.zeros_(module.bias)

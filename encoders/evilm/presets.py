@@ -38,6 +38,7 @@ def evilm_tiny(seed: int = 0, *, embed_dim: int = 32, **fields: Any) -> EViLM:
         "codebook_size": 256,
         "contrastive_width": 32,
         "dropout": 0.0,
+        "init_std": 0.08,
         "answers": ANSWERS,
         "image_size": 64,
     }

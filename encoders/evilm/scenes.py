@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mm.data.drawing import around, coverage
-from mm.data.scenes import RADII, Pairs, Scene, Thing, render
+from mm.data.scenes import Pairs, Scene, Thing, render
 from mm.data.split import Seed, balanced, generator
 from mm.data.words import COLOURS, DIRECTIONS, GROUND_PATTERNS, GROUNDS, SHAPES, SIZES, TEXTURES
 
+RADII = {"small": 0.12, "large": 0.2}
+"""Size word -> largest radius, as a fraction of the side."""
 FORWARD = ("right", "down")
 CAPTION = "a {size} {colour} {shape} moves {direction}"
 QUESTIONS = {

@@ -26,9 +26,9 @@ class VideoEncoder(nn.Module):
         self.trunk = Swin3D(config.video)
         same = config.video.out_width == width
         self.proj = nn.Identity() if same else nn.Linear(config.video.out_width, width)
-        self.frame_cls = nn.Parameter(0.02 * torch.randn(width))
-        self.places = nn.Parameter(0.02 * torch.randn(1 + config.position_grid**2, width))
-        self.frames = nn.Parameter(0.02 * torch.randn(config.frame_table, width))
+        self.frame_cls = nn.Parameter(config.init_std * torch.randn(width))
+        self.places = nn.Parameter(config.init_std * torch.randn(1 + config.position_grid**2, width))
+        self.frames = nn.Parameter(config.init_std * torch.randn(config.frame_table, width))
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.mask_token = nn.Parameter(torch.zeros(config.video.embed_dim)) if config.mask_fill == "learned" else None
         colours = torch.tensor([config.mean, config.std])[..., None, None]  # (2, 3, 1, 1)
