@@ -198,6 +198,7 @@ class ClipBatch:
 
     def __init__(self, tokenizer: Any, *, image_size: int, max_text_len: int) -> None:
         self.tokenizer, self.max_text_len = tokenizer, max_text_len
+        self.warned = False
         self.prepare = ImagePreprocessing(size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="crop")
 
     def __call__(self, samples: Sequence[VisualSample]) -> dict[str, Tensor]:
@@ -228,8 +229,17 @@ class ClipBatch:
         return self._ids(texts)
 
     def _ids(self, texts: list[str]) -> Tensor:
+        self._warn_of_unknown_words(texts)
         found = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_text_len, return_tensors="pt")
         return found["input_ids"]  # type: ignore[no-any-return]
+
+    def _warn_of_unknown_words(self, texts: list[str]) -> None:
+        """Once: a tokenizer for other data than this makes one word of many."""
+        unknown = self.tokenizer.unk_token_id
+        text = next((text for text in texts if unknown in self.tokenizer(text).input_ids), None)
+        if text is not None and not self.warned:
+            self.warned = True
+            logger.warning("the tokenizer does not know every word of %r; all such words are read alike", text)
 
     def _answer(self, answer: str) -> int:
         ids = self.tokenizer(answer, add_special_tokens=False).input_ids

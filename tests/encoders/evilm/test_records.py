@@ -9,10 +9,11 @@ from itertools import islice
 import pytest
 import torch
 
+from mm.cli import main
 from mm.codecs.semantic_vq.code_cache import codes_job, tokenize_videos
 from mm.codecs.semantic_vq.presets import semantic_vq_tiny
 from mm.data.video_files import video_files
-from mm.encoders.evilm import evilm_tiny
+from mm.encoders.evilm import EViLM, evilm_tiny
 from mm.encoders.evilm.records import VideoData, VideoDataConfig, VideoRecords
 from mm.training.video_features import frames_uint8
 from mm.vision import read_video
@@ -118,6 +119,13 @@ def test_questions(small, clips, tmp_path):
     assert ends == [["answer", ":", "[MASK]", "[SEP]"]] * 3
 
 
+def test_words_that_the_tokenizer_does_not_know_are_said_once(small, clips, tmp_path, caplog):
+    (tmp_path / "rows.csv").write_text("video,caption\na,a red zeppelin\nb,a blimp\n")
+    with caplog.at_level(logging.WARNING):
+        list(data(small, clips, test=str(tmp_path / "rows.csv"), videos=str(clips), batch_size=1).test_dataloader())
+    assert caplog.text.count("does not know every word of") == 1 and "'a red zeppelin'" in caplog.text
+
+
 def test_texts_that_are_too_long(small, clips, tmp_path, caplog):
     (tmp_path / "long.csv").write_text(f"video,caption\na,{'red ' * 30}\n")
     long = {"test": str(tmp_path / "long.csv"), "videos": str(clips)}
@@ -145,6 +153,28 @@ def test_cached_codes_are_those_of_the_frames(small, clips, tmp_path):
     tokenize_videos(tokenizer, job, files)
     with pytest.raises(ValueError, match=r"has no codes of b\.mkv .*; run mm video tokenize"):
         list(data(small, clips, codes=str(tmp_path / "few")).test_dataloader())
+
+
+def test_training_on_a_folder_of_clips(clips, tmp_path, monkeypatch, capsys):
+    """`mm fit --config evilm/videos` on cached codes; the tokenizer itself must not run."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = semantic_vq_tiny(seed=3)
+    tokenizer.save_pretrained("tok")
+    job, files = codes_job(tokenizer, video_files(clips), clips, "codes", num_frames=6)
+    tokenize_videos(tokenizer, job, files)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the tokenizer ran although its codes are cached")
+
+    monkeypatch.setattr("mm.codecs.semantic_vq.tokenizer.SemanticVQTokenizer.encode", refuse)
+    words = ["fit", "--config", "evilm/videos", "--model.tokenizer", "tok", "--data.config.train", str(clips), "--json"]
+    words += ["--data.config.codes", "codes", "--data.config.batch_size", "3", "--out", "run"]
+    assert main([*words, "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps"] == 2
+    trained = EViLM.from_pretrained(tmp_path / "run" / "model")
+    fresh = evilm_tiny()
+    assert not torch.equal(trained.codes.expand.weight, fresh.codes.expand.weight)  # masked codes were learned from
 
 
 def test_random_crops_keep_the_short_side(small, clips):
