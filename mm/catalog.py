@@ -119,6 +119,9 @@ TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture,
 TABS.add("prune", "mm.app.tabs.prune:build", about="Prune: fewer visual tokens, what is kept and what it costs")
 TABS.add("adaptive", "mm.app.tabs.adaptive:build", about="Adaptive: a first look, the full picture on request")
 TABS.add("search", "mm.app.tabs.search:build", about="Search: name and find pictures by free text")
+TABS.add(
+    "video", "mm.app.tabs.video:build", about="Video: codes over frames, a question about a clip, clips found by text"
+)
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
