@@ -9,7 +9,7 @@ Dims: B videos, T frames, S side in pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +104,7 @@ class ReadClips:
         return {"frames": frames, "times_s": times, "good": 1, "note": "; ".join(clip.problems)}
 
 
-def frames_uint8(frames: Sequence[Any], preprocessing: ImagePreprocessing) -> Tensor:
+def frames_uint8(frames: Iterable[Any], preprocessing: ImagePreprocessing) -> Tensor:
     """Frames (T, H, W, 3) uint8 resized and cropped, (T, 3, S, S) uint8; `preprocessing` must not normalise.
 
     Raises:

@@ -25,5 +25,5 @@ def weights_digest(settings: Any, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().contiguous().cpu()
         found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()[:DIGITS]
