@@ -19,6 +19,9 @@ DATA = Registry("data module")
 TOUR = Registry("tour page")
 """Page name -> `f(page: mm.app.tour.Page) -> None`; shown in `make tour` in the order of `TOUR_ORDER`."""
 
+TABS = Registry("tab of the app")
+"""Tab name -> `f() -> None` that adds its components; `about` is "Title: what it shows". Order as registered."""
+
 BENCH_FLOPS = Registry("FLOP benchmark")
 """System name -> `f() -> list[dict]` with keys setting, ours_tflop, baseline_tflop, saving."""
 
@@ -76,6 +79,7 @@ DATA.add("sounds", "mm.codecs.semanticodec.sound_data:SoundData")
 DATA.add("weave_traces", "mm.pruning.visionthink.data:TraceData")
 DATA.add("weave_prompts", "mm.pruning.visionthink.data:PromptData")
 DATA.add("phantoms", "mm.medical.velvet.data:PhantomData")
+DATA.add("evilm_videos", "mm.encoders.evilm.records:VideoData")
 
 MODULES.add("flame_embed", "mm.encoders.flame.store_predict:CaptionEmbedding")
 MODULES.add("flame", "mm.encoders.flame.module:FlameModule")
@@ -97,6 +101,7 @@ BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
 BENCH_FLOPS.add("evilm", "mm.encoders.evilm.flops:rows")
 BENCH_FLOPS.add("flame", "mm.encoders.flame.flops:rows")
 BENCH_FLOPS.add("flowcut", "mm.pruning.flops:rows")
+BENCH_LATENCY.add("evilm", "mm.encoders.evilm.latency:rows")
 BENCH_LATENCY.add("flame", "mm.encoders.flame.latency:rows")
 BENCH_FLOPS.add("semanticodec", "mm.codecs.semanticodec.flops:rows")
 BENCH_LATENCY.add("flowcut", "mm.pruning.latency:rows")
@@ -109,6 +114,14 @@ TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the n
 TOUR.add("flowcut", "mm.pruning.tour:page", about="FlowCut: fewer visual tokens")
 TOUR.add("evilm", "mm.encoders.evilm.tour:page", about="E-ViLM: hidden video named by semantic codes")
 TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: a first look, the rest on request")
+
+TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture, to LaVi and to concatenation")
+TABS.add("prune", "mm.app.tabs.prune:build", about="Prune: fewer visual tokens, what is kept and what it costs")
+TABS.add("adaptive", "mm.app.tabs.adaptive:build", about="Adaptive: a first look, the full picture on request")
+TABS.add("search", "mm.app.tabs.search:build", about="Search: name and find pictures by free text")
+TABS.add(
+    "video", "mm.app.tabs.video:build", about="Video: codes over frames, a question about a clip, clips found by text"
+)
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
@@ -128,6 +141,7 @@ EVALUATORS.add("velvet_tiny", "mm.medical.velvet.evaluate:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
 VERBS.add("tour", "mm.app.tour:main", about="run every shipped system once and write one HTML page")
+VERBS.add("app", "mm.app.demo:main", about="open the toolkit in a browser, one tab per modality")
 VERBS.add("fit", "mm.training.cli:fit", about="train a model from a run configuration")
 VERBS.add("validate", "mm.training.cli:validate", about="evaluate a training run on its validation data")
 VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its test data")
@@ -136,7 +150,7 @@ VERBS.add("ask", "mm.verbs.ask:run", about="ask a vision-language model about on
 VERBS.add("prune", "mm.pruning.command:run", about="answer with fewer visual tokens: FlowCut and its peers")
 VERBS.add("flame", "mm.encoders.flame.command:run", about="embed captions once; classify and search pictures by text")
 VERBS.add("codec", "mm.codecs.semanticodec.command:run", about="sound to discrete tokens and back: SemantiCodec")
-VERBS.add("video", "mm.codecs.semantic_vq.command:run", about="video frames to semantic codes: E-ViLM's tokenizer")
+VERBS.add("video", "mm.encoders.evilm.command:run", about="find and question videos by text; frames to codes: E-ViLM")
 VERBS.add("cad", "mm.cad.command:run", about="CAD programs: generate, build, convert, score")
 VERBS.add("medical", "mm.medical.command:run", about="CT scans: inspect, de-identify, embed")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")

@@ -38,7 +38,7 @@ class VideoEncoder(nn.Module):
         """Video tokens and their grid.
 
         Args:
-            frames: Values in [0, 1], (B, T, 3, H, W); any T, H, W.
+            frames: uint8, or values in [0, 1], (B, T, 3, H, W); any T, H, W.
             keep: True where a cell is visible, (B, T, h, w) bool, h = ceil(H / cell).
 
         Returns:
@@ -58,6 +58,8 @@ class VideoEncoder(nn.Module):
         """Output of the trunk, (B, T, h, w, C8); arguments as in `forward`."""
         if frames.ndim != 5 or frames.shape[2] != 3 or not frames.numel():
             raise ValueError(f"frames must be (B, T, 3, H, W) with no side empty, got {tuple(frames.shape)}")
+        if frames.dtype == torch.uint8:
+            frames = frames.to(self.frame_cls.dtype) / 255
         if keep is None:
             return self.trunk(self._normalise(frames))
         batch, count, _, height, width = frames.shape

@@ -51,7 +51,7 @@ def test_the_file_holds_the_codes_of_the_frames(model, clip, tmp_path, capsys):
     ("words", "code", "message"),
     [
         (["tokenize", "none.mp4", "--model", "nowhere"], 1, "no such video file"),
-        (["tokenize", "none.mp4"], 2, "--model"),
+        (["tokenize", "none.mp4", "--frames", "0"], 2, "must be at least 1"),
         (["transcribe"], 2, "unknown word 'transcribe'"),
         ([], 2, "name a word"),
     ],

@@ -97,6 +97,38 @@ def test_a_classifier_answers_with_phrases(build):
     assert model.answer(torch.rand(2, 3, 64, 64), "what is it?")[0][0] == "a red ball"
 
 
+def test_answers_can_be_chosen_per_call(build):
+    model = build(answers=("red", "blue"))
+    clip = torch.rand(2, 3, 64, 64)
+    assert {name for name, _ in model.answer(clip, "what is it?", 2, answers=["star", "circle"])} == {"star", "circle"}
+    assert model.unanswerable(["red", "a red ball", "zeppelin"]) == ["a red ball", "zeppelin"]
+    with pytest.raises(ValueError, match="'zeppelin'"):
+        model.answer(clip, "what is it?", answers=["red", "zeppelin"])
+    every = build(answers=())
+    with torch.no_grad():  # a mark of the tokenizer is never an answer
+        every.words.bias[every.tokenizer.mask_token_id] += 50
+        every.words.bias[every.tokenizer.convert_tokens_to_ids("green")] += 40
+    assert every.answer(clip, "what is it?")[0][0] == "green"
+    listed = build(answers=("a red ball", "nothing"), answer_head="classifier")
+    assert len(listed.answer(clip, "what?", 1, answers=["nothing"])) == 1
+    with pytest.raises(ValueError, match="not in this model's list: 'red'; it has 2"):
+        listed.answer(clip, "what?", answers=["red"])
+
+
+def test_bytes_are_values_in_0_to_1(model):
+    frames = torch.randint(0, 256, (1, 2, 3, 64, 64), dtype=torch.uint8)
+    keep = torch.tensor([[[[True, False], [True, True]]] * 2])
+    with torch.no_grad():
+        for mask in (None, keep):
+            ours, theirs = model.encode_video(frames, mask), model.encode_video(frames / 255, mask)
+            torch.testing.assert_close(ours.tokens, theirs.tokens)
+
+
+def test_unknown_words_are_named(model):
+    assert model.unknown_words("a red Zeppelin, and a blimp") == ["Zeppelin", "blimp"]
+    assert model.unknown_words("a red circle") == []
+
+
 def test_wrong_input_is_said(build):
     model = build(answers=("red", "a red ball"), max_text_len=10)
     clip = torch.rand(2, 3, 64, 64)
