@@ -1,4 +1,4 @@
-"""Does E-ViLM learn what the paper is about, and do the controls fail? The shipped weights, and the recipe itself (slow)."""
+"""Does E-ViLM learn what the paper is about, and do the controls fail? The shipped weights and, slow, the recipes."""
 
 from __future__ import annotations
 
