@@ -40,10 +40,10 @@ def test_changed_frames_are_what_they_say():
 def test_the_shipped_model_tells_directions_only_from_order(tokenizer):
     model, clips = mm.load("evilm_tiny"), held_out_clips(7)
     frames = frames_of(clips)
-    assert question_accuracy(model, clips, "choice") >= 0.9
+    assert question_accuracy(model, clips, ("choice",))["choice"] >= 0.9
     for changed in (one_frame(frames, 1), shuffled_frames(frames, 1)):
-        assert 0.3 <= question_accuracy(model, clips, "choice", changed) <= 0.7
-    backwards = question_accuracy(model, clips, "choice", frames.flip(1))
+        assert 0.3 <= question_accuracy(model, clips, ("choice",), changed)["choice"] <= 0.7
+    backwards = question_accuracy(model, clips, ("choice",), frames.flip(1))["choice"]
     assert backwards <= 0.1, "a clip played backwards moves the other way"
     found = masked_codes(model, tokenizer, clips)
     assert found["masked_codes"] >= found["masked_codes_other_caption"] + 0.15
