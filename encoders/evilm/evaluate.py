@@ -42,17 +42,26 @@ def shuffled_frames(frames: Tensor, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def question_accuracy(model: EViLM, clips: Sequence[MovingClip], kind: str, frames: Tensor | None = None) -> float:
-    """Share of right answers to one kind of question (`MovingClip.ask`); `frames` (B, F, 3, S, S) uint8 if changed."""
+def question_accuracy(
+    model: EViLM, clips: Sequence[MovingClip], kinds: Sequence[str], frames: Tensor | None = None
+) -> dict[str, float]:
+    """Share of right answers per kind of question (`MovingClip.ask`); every clip is encoded once.
+
+    Args:
+        model: With a list of answers.
+        clips: What is asked about.
+        kinds: Kinds of questions.
+        frames: Shown instead of the clips' own, (B, F, 3, S, S) uint8.
+    """
     frames = frames_of(clips) if frames is None else frames
-    asked = [clip.ask(kind) for clip in clips]
-    right = 0
+    right = dict.fromkeys(kinds, 0)
     for first in range(0, len(clips), CHUNK):
-        part = asked[first : first + CHUNK]
         video = model.encode_video(_values(model, frames[first : first + CHUNK]))
-        best = model.answer_logits(video, [question for question, _ in part]).argmax(1).tolist()
-        right += sum(model.config.answers[i] == answer for i, (_, answer) in zip(best, part, strict=True))
-    return right / len(clips)
+        for kind in kinds:
+            asked = [clip.ask(kind) for clip in clips[first : first + CHUNK]]
+            best = model.answer_logits(video, [question for question, _ in asked]).argmax(1).tolist()
+            right[kind] += sum(model.config.answers[i] == answer for i, (_, answer) in zip(best, asked, strict=True))
+    return {kind: count / len(clips) for kind, count in right.items()}
 
 
 @torch.no_grad()
@@ -116,14 +125,11 @@ def evaluate(
     codes: Any = tokenizer or load(model.config.codes_from)
     clips = [clip for number in range(rounds) for clip in held_out_clips(rounds * seed + number)]
     frames = frames_of(clips)
-    choice = {
-        "left_or_right": None,
-        "left_or_right_one_frame": one_frame(frames, seed),
-        "left_or_right_shuffled": shuffled_frames(frames, seed),
-    }
-    found = {name: question_accuracy(model, clips, "choice", given) for name, given in choice.items()}
-    found |= {kind: question_accuracy(model, clips, kind, frames) for kind in ("direction", "shape", "colour", "size")}
-    return found | retrieval(model, clips[: len(clips) // rounds]) | masked_codes(model, codes, clips)
+    found = question_accuracy(model, clips, ("choice", "direction", "shape", "colour", "size"), frames)
+    scores = {"left_or_right": found.pop("choice")}
+    for name, shown in (("one_frame", one_frame(frames, seed)), ("shuffled", shuffled_frames(frames, seed))):
+        scores[f"left_or_right_{name}"] = question_accuracy(model, clips, ("choice",), shown)["choice"]
+    return scores | found | retrieval(model, clips[: len(clips) // rounds]) | masked_codes(model, codes, clips)
 
 
 def _values(model: EViLM, frames: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mm.checkpoint import create_model, load
+from mm.codecs.semantic_vq.convert import load_vqkd
 from mm.codecs.semantic_vq.tokenizer import SemanticVQTokenizer
 from mm.encoders.evilm.loss import negative_texts, retrieval_loss, same_texts
 from mm.encoders.evilm.masking import RATIO, covered_keep, mask_words, video_keep
@@ -66,7 +67,8 @@ class EViLMModule(TrainingModule):
         stage: "pretrain" or "finetune".
         evilm: Weights to start from: a shipped name, a folder or a hub id; none takes random ones of `preset`.
         preset: Sizes of a fresh model.
-        tokenizer: Weights of the semantic tokenizer, likewise.
+        tokenizer: Weights of the semantic tokenizer, likewise, or a published VQ-KD .pth file.
+        words: Text tokenizer of a preset that has none, a folder or a hub id; "" takes the model's own.
         masks: What pre-training hides.
         weights: Weights of the pre-training objectives.
         tasks: What fine-tuning trains.
@@ -82,6 +84,7 @@ class EViLMModule(TrainingModule):
         evilm: str | None = None,
         preset: str = "evilm_tiny",
         tokenizer: str = "semantic_vq_tiny",
+        words: str = "",
         masks: MaskConfig | None = None,
         weights: LossWeights | None = None,
         tasks: TaskConfig | None = None,
@@ -90,13 +93,20 @@ class EViLMModule(TrainingModule):
     ) -> None:
         if stage not in ("pretrain", "finetune"):
             raise ValueError(f"stage must be 'pretrain' or 'finetune', got {stage!r}")
-        model, codes = create_model(preset, seed=seed) if evilm is None else load(evilm), load(tokenizer)
+        model = create_model(preset, seed=seed) if evilm is None else load(evilm)
+        codes = load_vqkd(tokenizer)[0] if tokenizer.endswith(".pth") else load(tokenizer)
         if not isinstance(model, EViLM) or not isinstance(codes, SemanticVQTokenizer):
             raise ValueError(
                 f"{evilm or preset!r} is a {type(model).__name__} and {tokenizer!r} a {type(codes).__name__}; this "
                 "module trains an EViLM on the codes of a SemanticVQTokenizer"
             )
         check_codes(model, codes)
+        if words:
+            model.tokenizer = read_words(words, model.config.vocab_size)
+        if model.tokenizer is None:
+            raise ValueError(
+                f"{evilm or preset!r} has no text tokenizer; name one with words, such as bert-base-uncased"
+            )
         model.config = replace(model.config, codes_from=tokenizer)
         super().__init__(model.train(), optimizer)
         self.stage, self.seed = stage, seed
@@ -173,6 +183,20 @@ class EViLMModule(TrainingModule):
         """Put the tokenizer's own weights where a strict load looks for them."""
         own = self.state_dict()
         checkpoint["state_dict"] |= {key: own[key] for key in own if key.startswith("codes_of.")}
+
+
+def read_words(name: str, vocab_size: int) -> Any:
+    """A text tokenizer from a folder or a hub id.
+
+    Raises:
+        ValueError: more words than the model has.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if len(tokenizer) > vocab_size:
+        raise ValueError(f"words={name!r} knows {len(tokenizer)} words, the model {vocab_size}; set vocab_size")
+    return tokenizer
 
 
 def check_codes(model: EViLM, codes: SemanticVQTokenizer) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from einops import rearrange
 
 from mm.data.drawing import around, coverage
 from mm.data.scenes import Pairs, Scene, Thing, render
@@ -172,4 +173,4 @@ def _covered(thing: Thing, side: int, patch: int) -> np.ndarray:
     inside = np.zeros((side, side), bool)
     inside[rows, columns] = coverage(thing.shape, u, v, thing.radius * side) >= 0.5
     count = side // patch
-    return inside[: count * patch, : count * patch].reshape(count, patch, count, patch).any((1, 3))
+    return rearrange(inside[: count * patch, : count * patch], "(h p) (w q) -> h w (p q)", p=patch, q=patch).any(-1)

@@ -165,13 +165,17 @@ def test_fine_tuning_can_replay_pre_training(codes, batch):
     assert float(total) == pytest.approx(float(alone) + replayed, rel=1e-4) and "codes_loss" not in found
 
 
-def test_what_does_not_fit_is_said(codes, batch):
+def test_what_does_not_fit_is_said(codes, batch, tmp_path):
     with pytest.raises(ValueError, match="stage must be"):
         module(codes, stage="both")
     with pytest.raises(ValueError, match="predicts 256 codes, 2 along a cell of 16"):
         from mm.encoders.evilm.module import check_codes
 
         check_codes(mm.create_model("evilm_tiny"), mm.create_model("semantic_vq_tiny", patch_size=16))
+    with pytest.raises(ValueError, match="text tokenizer"):
+        loose = mm.create_model("evilm_tiny")
+        loose.tokenizer = None
+        EViLMModule(evilm=str(loose.save_pretrained(tmp_path / "loose")), tokenizer=codes)
     with pytest.raises(ValueError, match="trains an EViLM"):
         EViLMModule(evilm=codes, tokenizer=codes)
     with pytest.raises(ValueError, match="needs question_ids"):
