@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -142,6 +142,48 @@ def _cell(value: Any) -> str:
 def progress_wanted() -> bool:
     """Progress bars appear only where a person looks: stderr is a terminal."""
     return sys.stderr.isatty()
+
+
+def positive(text: str) -> int:
+    """Option value: a whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def progress(about: str, total: int) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    """A bar on stderr while something is iterated, where a person looks."""
+
+    def wrap(items: Iterable[Any]) -> Iterable[Any]:
+        from rich.console import Console
+        from rich.progress import track
+
+        if not progress_wanted():
+            return items
+        return track(items, description=about, total=total or None, console=Console(stderr=True), transient=True)
+
+    return wrap
+
+
+def share() -> tuple[int, int]:
+    """Number of this process and how many there are, as torchrun or SLURM tell; (0, 1) alone.
+
+    Raises:
+        ValueError: the variables are there but no numbers.
+    """
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and world in os.environ:
+            try:
+                return int(os.environ[rank]), int(os.environ[world])
+            except ValueError as error:
+                raise ValueError(f"{rank} and {world} must be numbers: {error}; or use --rank and --world") from error
+    return 0, 1
+
+
+def own_device(device: str) -> str:
+    """ "cuda" becomes the GPU of this process on its machine."""
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+    return f"cuda:{local}" if device == "cuda" and local is not None else device
 
 
 def configure_logging() -> None:

@@ -71,7 +71,8 @@ def conversations(model: Any) -> dict[str, Tensor]:
 def clips_and_captions(model: Any) -> dict[str, Tensor]:
     frames = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     batch = model.tokenize(["a red circle", "is it a large blue star?"])
-    keep = torch.ones(2, 3, 2, 2, dtype=torch.bool)
+    side = 64 // model.config.video.cell
+    keep = torch.ones(2, 3, side, side, dtype=torch.bool)
     return {"pixel_values": frames, **batch, "mask": keep}
 
 

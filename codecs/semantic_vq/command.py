@@ -1,55 +1,62 @@
-"""`mm video tokenize`: frames of a video file to semantic codes in an `.npz` file."""
+"""`mm video tokenize`: one video to semantic codes in an `.npz` file, or a folder of videos to a cache for training."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm.command import OK, CommandParser, UsageError, emit_json, emit_table
+from mm.command import FAILED, OK, CommandParser, emit_json, emit_table, own_device, positive, progress, share
 
 if TYPE_CHECKING:
+    import argparse
+
     from mm.codecs.semantic_vq.tokenizer import SemanticVQTokenizer
 
-EXAMPLE = "mm video tokenize CLIP.mp4 --model my-tokenizer --frames 4 --output codes.npz"
-ABOUT = """Work with videos.
+logger = logging.getLogger(__name__)
+EXAMPLE = "mm video tokenize CLIP.mp4 --output codes.npz\n  mm video tokenize FOLDER --out codes/ --frames 16"
+ABOUT = """Semantic codes of evenly spaced frames. Any container that FFmpeg reads; long files are sampled by seeking.
 
-mm video tokenize CLIP   semantic codes of its frames, see `mm video tokenize --help`"""
-
-
-def run(argv: list[str]) -> int:
-    """Run `mm video`."""
-    if argv and argv[0] == "tokenize":
-        return tokenize(argv[1:])
-    CommandParser("video", about=ABOUT, example=EXAMPLE).parse_args([word for word in argv if word in ("-h", "--help")])
-    raise UsageError(
-        f"mm video: unknown word {argv[0]!r}; known: tokenize" if argv else "mm video: name a word: tokenize"
-    )
+CLIP    the file holds `codes` (T, h, w), `times_s` (T,) and the tokenizer's config as JSON
+FOLDER  a cache of all videos below it, which training reads. Run it again after an interruption or with more videos:
+        only what is missing is computed. Under torchrun or SLURM every process takes its own shards."""
+CLIP_FRAMES, FOLDER_FRAMES = 4, 16
 
 
 def tokenize(argv: list[str]) -> int:
-    """Codes of a few frames of a video."""
-    parser = CommandParser(
-        "video tokenize",
-        about="Semantic codes of evenly spaced frames. Any container that FFmpeg reads; long files are sampled by "
-        "seeking. The result holds `codes` (T, h, w), `times_s` (T,) and the tokenizer's config as JSON.",
-        example=EXAMPLE,
-        json_output=True,
-    )
-    parser.add_argument("clip", metavar="CLIP", help="video file")
+    """Codes of a video or of a folder."""
+    parser = CommandParser("video tokenize", about=ABOUT, example=EXAMPLE, json_output=True)
+    parser.add_argument("clip", metavar="CLIP|FOLDER", help="video file, or a folder of videos")
     parser.add_argument(
-        "--model", required=True, help="tokenizer: a model folder, a hub id, or a published VQ-KD .pth file"
+        "--model",
+        default="semantic_vq_tiny",
+        help="tokenizer: a shipped name (default: semantic_vq_tiny), a folder, a hub id, or a VQ-KD .pth file",
     )
-    parser.add_argument("--frames", type=_positive, default=4, help="frames to tokenise (default: 4)")
-    parser.add_argument("--output", metavar="FILE", help="file to write (default: CLIP's name with _codes.npz)")
+    parser.add_argument(
+        "--frames", type=positive, help=f"frames per video (default: {CLIP_FRAMES}, of a folder {FOLDER_FRAMES})"
+    )
+    parser.add_argument(
+        "--output", "--out", metavar="PATH", help="where to write (default: name of CLIP with _codes.npz, or _codes)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    folder = parser.add_argument_group("a folder of videos")
+    folder.add_argument("--batch-size", type=positive, default=8, help="videos per pass (default: 8)")
+    folder.add_argument("--shard-items", type=positive, default=256, help="videos per shard (default: 256)")
+    folder.add_argument("--workers", type=int, default=0, help="decoding processes (default: 0)")
+    folder.add_argument("--parquet", metavar="FILE", help="also write where each video lies, as a Parquet table")
     arguments = parser.parse_args(argv)
+    return _folder(arguments) if Path(arguments.clip).is_dir() else _clip(arguments)
+
+
+def _clip(arguments: argparse.Namespace) -> int:
+    if arguments.parquet:
+        raise ValueError(f"--parquet is about a folder of videos, {arguments.clip} is none")
 
     from mm.vision import ImageProcessor, read_video
 
-    clip = read_video(arguments.clip, arguments.frames)
+    clip = read_video(arguments.clip, arguments.frames or CLIP_FRAMES)
     model = load_tokenizer(arguments.model).to(arguments.device)
     pixels = ImageProcessor(model.image_preprocessing)(list(clip.frames))
     codes = model.encode(pixels.to(arguments.device)).cpu()
@@ -75,8 +82,64 @@ def tokenize(argv: list[str]) -> int:
     return OK
 
 
+def _folder(arguments: argparse.Namespace) -> int:
+    from mm.codecs.semantic_vq.code_cache import codes_job, tokenize_videos
+    from mm.data.video_files import video_files
+    from mm.training.feature_cache import FeatureCache
+    from mm.training.video_features import video_note
+
+    folder = Path(arguments.clip)
+    found = video_files(folder)
+    output = Path(arguments.output or f"{folder.resolve().name}_codes")
+    model = load_tokenizer(arguments.model).to(own_device(arguments.device))
+    rank, world = share()
+    job, files = codes_job(
+        model,
+        found,
+        folder,
+        output,
+        num_frames=arguments.frames or FOLDER_FRAMES,
+        about=arguments.model,
+        shard_items=arguments.shard_items,
+        rank=rank,
+        world=world,
+    )
+    batches = sum(-(-len(task.keys) // arguments.batch_size) for task in job.tasks)
+    now = tokenize_videos(
+        model,
+        job,
+        files,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        progress=progress(f"tokenising {len(job):,} videos", batches),
+    )
+    cache = FeatureCache(output)
+    notes = {key: video_note(cache, key) for key in files if key in cache}
+    unreadable = [key for key, state in notes.items() if not state.good]
+    result: dict[str, Any] = {
+        "folder": str(folder),
+        "videos": len(files),
+        "tokenised_now": now,
+        "unreadable": len(unreadable),
+        "frames": job.identity["num_frames"],
+        "process": f"{rank} of {world}",
+        "output": str(output),
+    }
+    if arguments.parquet:
+        cache.write_parquet(arguments.parquet)
+        result["parquet"] = arguments.parquet
+    problems = {key: state.note for key, state in notes.items() if state.note}
+    if arguments.json:
+        emit_json(result | {"problems": problems})
+    else:
+        emit_table([result])
+        for key, note in problems.items():
+            print(f"note: {key}: {note}")
+    return FAILED if len(unreadable) == len(files) else OK
+
+
 def load_tokenizer(name: str) -> SemanticVQTokenizer:
-    """A tokenizer from a folder, a hub id or a published `.pth` file.
+    """A tokenizer by its shipped name, from a folder, a hub id or a published `.pth` file.
 
     Raises:
         FileNotFoundError: nothing under that name.
@@ -100,9 +163,3 @@ def write_codes(path: Path, codes: Any, times_s: Any, model: SemanticVQTokenizer
     with write_aside(path) as temporary:
         with temporary.open("wb") as file:
             np.savez(file, codes=codes.astype(kind), times_s=times_s, config=json.dumps(asdict(model.config)))
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return int(text)

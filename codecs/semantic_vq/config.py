@@ -65,14 +65,14 @@ def base(decoder_depth: int = 3) -> SemanticVQConfig:
     return SemanticVQConfig(decoder=ViTConfig(depth=decoder_depth))
 
 
-def tiny() -> SemanticVQConfig:
-    """The laptop model: 8 x 8 codes per 64-pixel frame, 64 codes, for procedural pictures with known contents."""
+def tiny(target_width: int = 32) -> SemanticVQConfig:
+    """The laptop model: 8 x 8 codes per 64-pixel frame, 256 codes, for procedural pictures with known contents."""
     return SemanticVQConfig(
         image_size=64,
         patch_size=8,
-        encoder=ViTConfig(width=64, depth=2, num_heads=2),
+        encoder=ViTConfig(width=96, depth=3, num_heads=4),
         decoder=ViTConfig(width=64, depth=1, num_heads=2),
-        quantizer=CosineQuantizerConfig(size=64, width=16, revive_after=50),
-        target_width=32,
+        quantizer=CosineQuantizerConfig(size=256, width=16, revive_after=50),
+        target_width=target_width,
         teacher="oracle: colour and shape of every patch",
     )

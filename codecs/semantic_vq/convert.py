@@ -59,6 +59,7 @@ def vqkd_tokenizer(
     """A tokenizer from a published state dict; see `load_vqkd`."""
     found, report = rename(tensors, RENAMES, UNUSED, source=source)
     tokenizer = SemanticVQTokenizer(vqkd_config(found, source=source, teacher=teacher))
+    found["target_mean"] = torch.zeros(tokenizer.config.target_width)
     found["quantizer.started"] = torch.tensor(True)
     found["quantizer.steps"] = torch.zeros((), dtype=torch.int64)
     found["quantizer.idle"] = torch.zeros(tokenizer.config.quantizer.size, dtype=torch.int64)

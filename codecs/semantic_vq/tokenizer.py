@@ -14,13 +14,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from mm.checkpoint import Pretrained
 from mm.codecs.semantic_vq.config import SemanticVQConfig
 from mm.codecs.semantic_vq.quantizer import CosineQuantizer
-from mm.codecs.semantic_vq.vit import PatchTransformer, TaskLayer, init_linear
+from mm.codecs.semantic_vq.vit import PatchTransformer, TaskLayer, init_linear, spread
 from mm.vision import ImagePreprocessing
 
 
@@ -60,6 +61,8 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
     """
 
     config_class = SemanticVQConfig
+    target_mean: Tensor
+    """Mean of the teacher's features, (C) float32, added to what the decoder says; 0 unless training centred them."""
 
     def __init__(self, config: SemanticVQConfig, *, seed: int = 0) -> None:
         super().__init__()
@@ -70,10 +73,11 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
         self.quantizer = CosineQuantizer(config.quantizer)
         self.decoder = PatchTransformer(config.decoder, channels=code, patch_size=1, side=side)
         self.decode_task_layer = TaskLayer(config.decoder.width, config.target_width)
+        self.register_buffer("target_mean", torch.zeros(config.target_width))
         generator = torch.Generator().manual_seed(seed)
         for transformer, head in ((self.encoder, self.encode_task_layer), (self.decoder, self.decode_task_layer)):
             transformer.init_weights(generator)
-            init_linear(head, generator)
+            init_linear(head, generator, spread(transformer.cls_token.shape[-1]))
 
     def forward(self, frames: Tensor) -> Tokenized:
         """Tokenise and rebuild; in training mode the codebook learns.
@@ -93,6 +97,12 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
         return Tokenized(
             features.reshape(*lead, *features.shape[1:]), found.codes.reshape(*lead, side, side), found.loss
         )
+
+    def unquantised(self, frames: Tensor) -> Tensor:
+        """Features (..., N, C) rebuilt from unit latents without a codebook: how training warms up."""
+        vectors = F.normalize(self.latents(frames), dim=-1)
+        features = self._decode(vectors)
+        return features.reshape(*frames.shape[:-3], *features.shape[1:])
 
     def latents(self, frames: Tensor) -> Tensor:
         """Vectors in front of the codebook, float32, (M, N, D) with M all leading dimensions of `frames` together."""
@@ -166,7 +176,8 @@ class SemanticVQTokenizer(Pretrained, nn.Module):
     def _decode(self, vectors: Tensor) -> Tensor:
         """Unit codewords (M, N, D) -> features (M, N, C)."""
         grid = rearrange(vectors, "m (i j) d -> m d i j", i=self.config.side).to(self.decoder.cls_token.dtype)
-        return self.decode_task_layer(self.decoder(grid))
+        rebuilt = self.decode_task_layer(self.decoder(grid))
+        return rebuilt + self.target_mean.to(rebuilt.dtype)
 
     def _check(self, frames: Tensor) -> None:
         size = self.config.image_size

@@ -19,6 +19,8 @@ from mm.codecs.semantic_vq.config import ViTConfig
 
 EPS = 1e-6
 INIT_STD = 0.02
+"""Spread of fresh weights at the published width of 768; narrower transformers get more, as 1 / sqrt(width)."""
+PUBLISHED_WIDTH = 768
 
 
 class PatchTransformer(nn.Module):
@@ -49,10 +51,11 @@ class PatchTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Truncated normal with spread 0.02; the outputs of block i are divided by sqrt(2 i), counted from 1."""
+        """Truncated normal; the outputs of block i are divided by sqrt(2 i), counted from 1."""
+        std = spread(self.cls_token.shape[-1])
         for tensor in (self.cls_token, self.pos_embed):
-            nn.init.trunc_normal_(tensor, std=INIT_STD, generator=generator)
-        init_linear(self, generator)
+            nn.init.trunc_normal_(tensor, std=std, generator=generator)
+        init_linear(self, generator, std)
         for number, block in enumerate(self.blocks, 1):
             for linear in (block.attn.proj, block.mlp.fc2):  # type: ignore[union-attr]
                 linear.weight.div_(math.sqrt(2 * number))  # type: ignore[union-attr, operator]
@@ -129,11 +132,16 @@ class TaskLayer(nn.Sequential):
             return F.linear(hidden, last.weight.float(), last.bias.float())
 
 
+def spread(width: int) -> float:
+    """Standard deviation of fresh weights at this width."""
+    return INIT_STD * max(1.0, math.sqrt(PUBLISHED_WIDTH / width))
+
+
 @torch.no_grad()
-def init_linear(module: nn.Module, generator: torch.Generator) -> None:
+def init_linear(module: nn.Module, generator: torch.Generator, std: float = INIT_STD) -> None:
     """Truncated-normal weights and zero biases for every linear map and convolution inside."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(part.weight, std=INIT_STD, generator=generator)
+            nn.init.trunc_normal_(part.weight, std=std, generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

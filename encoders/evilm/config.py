@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-CELL = 32
-"""Side in pixels of one output place of the video trunk, which is also one cell of a mask."""
+PATCH = 4
+"""Side in pixels of a patch."""
 PATCH_FRAMES = 2
 """Frames under one patch kernel."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,10 +22,10 @@ class Swin3DConfig:
     """Sizes of the video trunk."""
 
     embed_dim: int = 64
-    """Channels behind the patch embedding; they double at each of the three mergings."""
-    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
-    """Blocks per stage."""
-    num_heads: tuple[int, int, int, int] = (2, 4, 8, 16)
+    """Channels behind the patch embedding; they double at each merging."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks per stage; places are merged two by two between stages."""
+    num_heads: tuple[int, ...] = (2, 4, 8, 16)
     """Attention heads per stage; each must divide the channels of its stage."""
     window: tuple[int, int, int] = (8, 7, 7)
     """Attention window in frames, rows, columns; clipped to the volume."""
@@ -35,14 +35,21 @@ class Swin3DConfig:
     """Stochastic depth of the last block; grows linearly from 0."""
 
     def __post_init__(self) -> None:
+        if len(self.depths) != len(self.num_heads) or not self.depths:
+            raise ValueError(f"depths and num_heads name the stages, got {self.depths} and {self.num_heads}")
         for stage, heads in enumerate(self.num_heads):
             if (self.embed_dim << stage) % heads:
                 raise ValueError(f"num_heads[{stage}]={heads} must divide {self.embed_dim << stage} channels")
 
     @property
     def out_width(self) -> int:
-        """Channels of the last stage (C8)."""
-        return 8 * self.embed_dim
+        """Channels of the last stage."""
+        return self.embed_dim << (len(self.depths) - 1)
+
+    @property
+    def cell(self) -> int:
+        """Side in pixels of one output place, which is also one cell of a mask: 32 with four stages."""
+        return PATCH << (len(self.depths) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,8 @@ class EViLMConfig:
     """Rows of the text position table."""
     dropout: float = 0.1
     """Of text, fusion and heads."""
+    init_std: float = 0.02
+    """Spread of fresh weights; narrow models need more than the published 0.02, which suits a width of 768."""
     positions: Literal["interpolate", "slice"] = "interpolate"
     """How the position tables meet another grid: resized, or their first rows (published weights)."""
     position_grid: int = 7
@@ -87,6 +96,8 @@ class EViLMConfig:
     """Answers come from the word prediction at a mask, or from a classifier over `answers`."""
     mask_fill: Literal["mean", "black", "learned"] = "mean"
     """What hidden cells hold: the mean colour, black, or a learned token behind the patch embedding."""
+    codes_from: str = ""
+    """Name of the tokenizer whose codes the head predicts; a label that travels with the weights, nothing is loaded."""
     image_size: int = 224
     """Side in pixels of the frames in training; others work as well."""
     mean: tuple[float, float, float] = IMAGENET_MEAN

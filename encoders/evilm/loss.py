@@ -33,11 +33,16 @@ def masked_code_loss(logits: Tensor, codes: Tensor, keep: Tensor) -> Tensor:
     if codes.shape != logits.shape[:-1]:
         raise ValueError(
             f"codes {tuple(codes.shape)} do not fit the predictions {tuple(logits.shape[:-1])}; the tokenizer's stride "
-            "times codes_per_cell must be 32 pixels"
+            "times codes_per_cell must be the cell of the trunk"
         )
+    return _mean_cross_entropy(logits.flatten(0, -2), masked_codes(codes, keep).flatten())
+
+
+def masked_codes(codes: Tensor, keep: Tensor) -> Tensor:
+    """Codes (B, T, r h, r w) behind hidden cells, -100 where the cell was visible; `keep` (B, T, h, w) bool."""
     times = codes.shape[-1] // keep.shape[-1]
     visible = keep.repeat_interleave(times, -1).repeat_interleave(times, -2)
-    return _mean_cross_entropy(logits.flatten(0, -2), codes.masked_fill(visible, -100).flatten())
+    return codes.masked_fill(visible, -100)
 
 
 def matching_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:
@@ -53,15 +58,23 @@ def matching_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:
     return F.cross_entropy(scaled, scaled.new_zeros(len(scaled), dtype=torch.long))
 
 
-def contrastive_loss(similarity: Tensor) -> Tensor:
-    """Mean of both directions of the cross-entropy of (B, B) similarities; pairs stand on the diagonal."""
-    target = torch.arange(len(similarity), device=similarity.device)
-    return (F.cross_entropy(similarity.float(), target) + F.cross_entropy(similarity.float().mT, target)) / 2
+def contrastive_loss(similarity: Tensor, same: Tensor | None = None) -> Tensor:
+    """Mean of both directions of the cross-entropy of similarities; pairs stand on the diagonal.
+
+    Args:
+        similarity: Clips (rows) and texts, (B, B).
+        same: True where two rows have the same text, which must not count as wrong, (B, B) bool.
+    """
+    scores = similarity.float()
+    if same is not None:
+        scores = scores.masked_fill(same & ~torch.eye(len(same), dtype=torch.bool, device=same.device), -torch.inf)
+    target = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.mT, target)) / 2
 
 
-def retrieval_loss(logits: Tensor) -> Tensor:
-    """Sum of both directions of the cross-entropy over all (B, B) matching logits; pairs stand on the diagonal."""
-    return 2 * contrastive_loss(logits / MATCHING_TEMPERATURE)
+def retrieval_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:
+    """Sum of both directions of the cross-entropy over all (B, B) matching logits; see `contrastive_loss`."""
+    return 2 * contrastive_loss(logits.float() / MATCHING_TEMPERATURE, same)
 
 
 def negative_texts(batch: int, generator: torch.Generator, most: int = 4) -> Tensor:

@@ -74,6 +74,19 @@ def video_keep(
     return masks[drawn, torch.arange(shape[0])]
 
 
+def covered_keep(covered: Tensor, side: int) -> Tensor:
+    """`thing`: hides every cell that a thing touches.
+
+    Args:
+        covered: Patches that the thing touches, (B, T, r h, r w) bool.
+        side: Patches along a side of a cell (r).
+
+    Returns:
+        True where a cell is visible, (B, T, h, w) bool.
+    """
+    return ~rearrange(covered, "b t (h p) (w q) -> b t h w (p q)", p=side, q=side).any(-1)
+
+
 def attended_keep(
     received: Tensor, maskable: Tensor, words: int, generator: torch.Generator, ratio: float = RATIO
 ) -> Tensor:

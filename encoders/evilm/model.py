@@ -7,12 +7,13 @@
 Source: "E-ViLM: Efficient Video-Language Model via Masked Video Modeling with Semantic Vector-Quantized Tokenizer"
 (arXiv:2311.17267).
 Deviation: the sizes and the layout of the network are those of VIOLETv2 (arXiv:2209.01540), made smaller.
-Dims: B batch, T frames, h w cells of 32 x 32 pixels, N = T (1 + h w) video tokens, X text tokens, D width, V words,
-K codes, r codes per side of a cell.
+Dims: B batch, T frames, h w cells of 32 x 32 pixels (smaller with fewer stages), N = T (1 + h w) video tokens,
+X text tokens, D width, V words, K codes, r codes per side of a cell.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -25,8 +26,7 @@ from mm.encoders.evilm.bert import TextEmbeddings, TransformerStack, fusion_mask
 from mm.encoders.evilm.config import EViLMConfig
 from mm.encoders.evilm.heads import CodeHead, ContrastiveHead, MlpHead, WordHead
 from mm.encoders.evilm.video import VideoEncoder
-
-INIT_STD = 0.02
+from mm.vision import ImagePreprocessing
 
 
 class VideoFeatures(NamedTuple):
@@ -114,9 +114,9 @@ class EViLM(Pretrained, nn.Module):
         self.contrast = ContrastiveHead(width, config.contrastive_width) if config.contrastive_width else None
         classified = config.answer_head == "classifier"
         self.answers = MlpHead(width, len(config.answers), dropout) if classified else None
-        self.apply(_initialise)
         self.video = VideoEncoder(config)
-        self.video.apply(_initialise)
+        for module in self.modules():
+            _initialise(module, config.init_std)
 
     # --- encoders ------------------------------------------------------------------------------------------------
 
@@ -124,8 +124,8 @@ class EViLM(Pretrained, nn.Module):
         """Video tokens of clips.
 
         Args:
-            frames: Values in [0, 1], (B, T, 3, H, W); any T, H, W.
-            mask: True where a cell of 32 x 32 pixels is visible, (B, T, h, w) bool; None shows everything.
+            frames: uint8, or values in [0, 1], (B, T, 3, H, W); any T, H, W.
+            mask: True where a cell of `config.video.cell` pixels is visible, (B, T, h, w) bool; None shows everything.
 
         Raises:
             ValueError: frames or mask of another shape.
@@ -217,66 +217,116 @@ class EViLM(Pretrained, nn.Module):
     def score_all(self, video: VideoFeatures, text: TextFeatures, *, chunk_size: int = 32) -> Tensor:
         """Matching logits of all clips with all texts, `chunk_size` pairs at a time, (clips, texts)."""
         clips, texts = len(video.tokens), len(text.tokens)
-        pairs = torch.cartesian_prod(torch.arange(clips), torch.arange(texts)).view(-1, 2).to(video.tokens.device)
+        pairs = torch.cartesian_prod(torch.arange(clips), torch.arange(texts)).view(-1, 2)
+        return self.score_pairs(video, text, pairs, chunk_size=chunk_size).view(clips, texts)
+
+    def score_pairs(self, video: VideoFeatures, text: TextFeatures, pairs: Tensor, *, chunk_size: int = 32) -> Tensor:
+        """Matching logits of some pairs (clip, text), (M, 2) int -> (M,); only a chunk is copied at a time."""
+        pairs = pairs.to(video.tokens.device)
         parts = [self.score(video.rows(part[:, 0]), text.rows(part[:, 1])) for part in pairs.split(chunk_size)]
-        return torch.cat(parts).view(clips, texts)
+        return torch.cat(parts)
 
     @torch.no_grad()
-    def answer(self, frames: Tensor, question: str, top_k: int = 1) -> list[tuple[str, float]]:
+    def answer(
+        self, frames: Tensor, question: str, top_k: int = 1, *, answers: Sequence[str] | None = None
+    ) -> list[tuple[str, float]]:
         """Answer a question about a clip.
 
-        The words head reads `question answer: [MASK]` and predicts one word, of `config.answers` if there are any. The
-        probabilities are those among the allowed answers.
+        The probabilities are those among the allowed answers.
 
         Args:
-            frames: Values in [0, 1], (T, 3, H, W).
+            frames: uint8, or values in [0, 1], (T, 3, H, W).
             question: Plain text.
             top_k: How many answers, best first.
+            answers: What may be answered; None takes `config.answers`, and without these every word.
 
         Raises:
-            ValueError: no tokenizer, `top_k` beyond the number of answers, or an answer that is not one word of the
-                tokenizer.
+            ValueError: no tokenizer, `top_k` beyond the number of answers, or answers that this model cannot give (all
+                are named).
         """
-        classified = self.answers is not None
-        if self.tokenizer is None:
-            raise ValueError("this model has no tokenizer; build it as EViLM(config, tokenizer=...)")
-        asked = question if classified else f"{question} answer: {self.tokenizer.mask_token}"
-        batch = self.tokenize([asked])
-        fused = self.fuse(self.encode_video(frames[None]), self.encode_text(**batch))
-        if self.answers is not None:
-            logits, names = self.answers(fused.text[0, 0]), self.config.answers
-        else:
-            place = int((batch["input_ids"][0] == self.tokenizer.mask_token_id).nonzero()[-1])
-            logits = self.word_logits(fused.text[0, place])
-            names = self.config.answers
-            if names:
-                logits = logits[self._answer_ids(names)]
-        if not 1 <= top_k <= len(logits):
-            raise ValueError(f"top_k must lie between 1 and {len(logits)}, the number of answers, got {top_k}")
+        names = self.answer_names(answers)
+        logits = self.answer_logits(self.encode_video(frames[None]), [question], answers=answers)[0]
+        if not 1 <= top_k <= len(names):
+            raise ValueError(f"top_k must lie between 1 and {len(names)}, the number of answers, got {top_k}")
         best = logits.float().softmax(-1).topk(top_k)
-        chosen = best.indices.tolist()
-        said = [names[i] for i in chosen] if names else self.tokenizer.convert_ids_to_tokens(chosen)
+        said = [names[index] for index in best.indices.tolist()]
         return list(zip(said, best.values.tolist(), strict=True))
 
-    def _answer_ids(self, answers: tuple[str, ...]) -> list[int]:
-        ids = [self.tokenizer(answer, add_special_tokens=False).input_ids for answer in answers]
-        bad = [
-            answer
-            for answer, pieces in zip(answers, ids, strict=True)
-            if len(pieces) != 1 or pieces[0] == self.tokenizer.unk_token_id
-        ]
+    def answer_names(self, answers: Sequence[str] | None = None) -> tuple[str, ...]:
+        """What may be answered: those given, else `config.answers`, else every word of the tokenizer but its marks."""
+        names = self.config.answers if answers is None else tuple(answers)
+        if names:
+            return names
+        special = set(self.tokenizer.all_special_ids)
+        words = [index for index in range(self.config.vocab_size) if index not in special]
+        return tuple(self.tokenizer.convert_ids_to_tokens(words))
+
+    def answer_logits(
+        self, video: VideoFeatures, questions: list[str], *, answers: Sequence[str] | None = None
+    ) -> Tensor:
+        """Logits of the allowed answers (`answer_names`) to one question per clip, (B, A).
+
+        The words head reads `question answer: [MASK]` and predicts one word; the classifier reads the question.
+
+        Raises:
+            ValueError: as `answer`.
+        """
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer; build it as EViLM(config, tokenizer=...)")
+        ids = self._answer_ids(self.config.answers if answers is None else answers)
+        mask = self.tokenizer.mask_token
+        asked = questions if self.answers is not None else [f"{question} answer: {mask}" for question in questions]
+        batch = self.tokenize(asked)
+        fused = self.fuse(video, self.encode_text(**batch))
+        if self.answers is not None:
+            return self.answers(fused.text[:, 0])[:, ids]
+        logits = self.word_logits(answer_places(fused.text, batch["input_ids"], self.tokenizer.mask_token_id))
+        if not ids:
+            special = set(self.tokenizer.all_special_ids)
+            ids = [index for index in range(logits.shape[1]) if index not in special]
+        return logits[:, ids]
+
+    def unanswerable(self, answers: Sequence[str]) -> list[str]:
+        """Those of some answers that this model can never give: not in the classifier's list, or not one word."""
+        if self.answers is not None:
+            known = set(self.config.answers)
+            return [answer for answer in answers if answer not in known]
+        pieces = [self.tokenizer(answer, add_special_tokens=False).input_ids for answer in answers]
+        unknown = self.tokenizer.unk_token_id
+        return [answer for answer, ids in zip(answers, pieces, strict=True) if len(ids) != 1 or ids[0] == unknown]
+
+    def _answer_ids(self, answers: Sequence[str]) -> list[int]:
+        bad = self.unanswerable(answers)
+        if bad and self.answers is not None:
+            listed = ", ".join(map(repr, bad[:8]))
+            raise ValueError(f"answers that are not in this model's list: {listed}; it has {len(self.config.answers)}")
         if bad:
             raise ValueError(
                 f"answers that are not one word of the tokenizer: {', '.join(map(repr, bad[:8]))}; leave them out or "
                 "use answer_head='classifier'"
             )
-        return [pieces[0] for pieces in ids]
+        if self.answers is not None:
+            return [self.config.answers.index(answer) for answer in answers]
+        return [self.tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in answers]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a text that the tokenizer does not know and the model therefore cannot tell apart."""
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer; build it as EViLM(config, tokenizer=...)")
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        pieces = zip(found.input_ids, found.offset_mapping, strict=True)
+        return [text[first:last] for piece, (first, last) in pieces if piece == self.tokenizer.unk_token_id]
 
     # --- files ---------------------------------------------------------------------------------------------------
 
+    @property
+    def image_preprocessing(self) -> ImagePreprocessing:
+        """Of frames: short side to `config.image_size`, centre crop, values in [0, 1]; normalisation happens inside."""
+        return ImagePreprocessing(size=self.config.image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="crop")
+
     def preprocessing(self) -> dict[str, Any]:
         """Frames are values in [0, 1]; normalisation happens inside."""
-        return {"image_size": self.config.image_size, "value_range": [0.0, 1.0]}
+        return self.image_preprocessing.to_dict()
 
     def save_extras(self, folder: Path) -> None:
         """The tokenizer travels with the weights."""
@@ -292,9 +342,15 @@ class EViLM(Pretrained, nn.Module):
         return cls(config, PreTrainedTokenizerFast.from_pretrained(found) if found.is_dir() else None)
 
 
-def _initialise(module: nn.Module) -> None:
-    """Normal weights of spread 0.02 and zero biases; norms start as identities."""
-    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+def answer_places(hidden: Tensor, input_ids: Tensor, mask_id: int) -> Tensor:
+    """Fused text tokens (B, X, D) at the last mask token of every row -> (B, D)."""
+    last = (input_ids == mask_id).int().flip(-1).argmax(-1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), hidden.shape[1] - 1 - last]
+
+
+def _initialise(module: nn.Module, std: float) -> None:
+    """Normal weights of this spread and zero biases; norms start as identities."""
+    if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.Conv3d):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d) and module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -8,6 +8,7 @@ Dims: B batch, O texts per video, T frames, h w cells, X text tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -16,6 +17,7 @@ from torch import Tensor
 from mm.encoders.evilm.loss import (
     contrastive_loss,
     masked_code_loss,
+    masked_codes,
     masked_word_loss,
     matching_loss,
     same_texts,
@@ -59,8 +61,22 @@ class PretrainingBatch:
     """Rows of the texts that each clip is matched with, its own first, (B, O) int64."""
 
 
+class Step(NamedTuple):
+    """What one pre-training step gives."""
+
+    losses: dict[str, Tensor]
+    """Every objective, unweighted, and their weighted sum as `total`."""
+    scores: dict[str, Tensor]
+    """Shares that are right: `code_top1`, `code_top5` (hidden codes), `word_top1` (masked words), `matching_top1`."""
+
+
 def pretraining_losses(model: EViLM, batch: PretrainingBatch, weights: LossWeights | None = None) -> dict[str, Tensor]:
-    """Every objective, unweighted, and their weighted sum as `total`.
+    """Every objective, unweighted, and their weighted sum as `total`; see `pretraining_step`."""
+    return pretraining_step(model, batch, weights).losses
+
+
+def pretraining_step(model: EViLM, batch: PretrainingBatch, weights: LossWeights | None = None) -> Step:
+    """Losses and scores of one batch.
 
     Raises:
         ValueError: the model has no code head, or the codes lie on another grid.
@@ -74,12 +90,35 @@ def pretraining_losses(model: EViLM, batch: PretrainingBatch, weights: LossWeigh
     fused = model.fuse(video.rows(rows.flatten()), text.rows(batch.texts.flatten()))
     matching = rearrange(model.matching(fused.text[:, 0]), "(b o) 1 -> b o", b=len(rows))
     own = slice(None, None, batch.texts.shape[1])  # column 0 of every row is the clip's own text
+    words, codes = model.word_logits(fused.text[own]), model.codes(fused.cells[own])
     losses = {
-        "words": masked_word_loss(model.word_logits(fused.text[own]), batch.labels),
-        "codes": masked_code_loss(model.codes(fused.cells[own]), batch.codes, batch.keep),
+        "words": masked_word_loss(words, batch.labels),
+        "codes": masked_code_loss(codes, batch.codes, batch.keep),
         "matching": matching_loss(matching, same_texts(batch.input_ids, batch.texts)),
     }
     if model.contrast is not None:
-        losses["contrast"] = contrastive_loss(model.contrast(video.embedding, text.embedding))
+        same = same_texts(batch.input_ids, all_pairs(len(batch.texts), batch.texts.device))
+        losses["contrast"] = contrastive_loss(model.contrast(video.embedding, text.embedding), same)
     scale = {field.name: getattr(weights, field.name) for field in fields(weights)}
-    return losses | {"total": torch.stack([scale[name] * loss for name, loss in losses.items()]).sum()}
+    total = torch.stack([scale[name] * loss for name, loss in losses.items()]).sum()
+    hidden = masked_codes(batch.codes, batch.keep)
+    scores = {
+        "code_top1": top_share(codes, hidden),
+        "code_top5": top_share(codes, hidden, min(5, codes.shape[-1])),
+        "word_top1": top_share(words, batch.labels),
+        "matching_top1": (matching.detach().argmax(1) == 0).float().mean(),
+    }
+    return Step(losses | {"total": total}, scores)
+
+
+def all_pairs(count: int, device: torch.device) -> Tensor:
+    """Every row with every text of the batch, (B, B) int64."""
+    return torch.arange(count, device=device).expand(count, -1)
+
+
+@torch.no_grad()
+def top_share(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+    """Share of the labels (...) that are among the k best logits (..., K); -100 is ignored, 0 if all are."""
+    right = (logits.topk(k, dim=-1).indices == labels[..., None]).any(-1)
+    counted = labels != -100
+    return (right & counted).sum() / counted.sum().clamp(min=1)

@@ -1,7 +1,7 @@
 """Video Swin transformer that keeps every frame: patches 4x4 over two frames, stride 1 in time.
 
 Shifted windows over frames, rows and columns; merging is spatial only, so T frames of H x W pixels become T maps of
-ceil(H / 32) x ceil(W / 32) places.
+ceil(H / cell) x ceil(W / cell) places, with cells of 32 pixels behind four stages.
 Source: Video Swin (Liu et al. 2021, arXiv:2106.13230) as VIOLET (arXiv:2111.12681) uses it.
 Deviation: windows that reach beyond the border leave the empty places out of the softmax; the published code lets
 them take part as zeros. At multiples of 224 pixels and up to 8 frames there are none.
@@ -16,12 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from mm.encoders.evilm.config import PATCH_FRAMES, Swin3DConfig
+from mm.encoders.evilm.config import PATCH, PATCH_FRAMES, Swin3DConfig
 from mm.kernels import shifted_window_attention
-
-PATCH = 4
-"""Side of a patch in pixels."""
-MERGINGS = 3
 
 
 class PatchEmbedding(nn.Module):
@@ -94,7 +90,7 @@ class PatchMerging(nn.Module):
 
 
 class Swin3D(nn.Module):
-    """The trunk: four stages of blocks with merging between them and a final norm."""
+    """The trunk: stages of blocks (four in the published sizes) with merging between them and a final norm."""
 
     def __init__(self, config: Swin3DConfig) -> None:
         super().__init__()
@@ -106,7 +102,7 @@ class Swin3D(nn.Module):
             width = config.embed_dim << number
             blocks = [SwinBlock(width, heads, config.window, bool(i % 2), rates.pop(0)) for i in range(depth)]
             self.stages.append(nn.Sequential(*blocks))
-            self.merges.append(PatchMerging(width) if number < MERGINGS else nn.Identity())
+            self.merges.append(PatchMerging(width) if number < len(config.depths) - 1 else nn.Identity())
         self.norm = nn.LayerNorm(config.out_width)
 
     def forward(self, frames: Tensor, keep: Tensor | None = None, token: Tensor | None = None) -> Tensor:
@@ -118,7 +114,7 @@ class Swin3D(nn.Module):
             token: Takes the place of the other patches, (embed_dim).
 
         Returns:
-            (B, T, ceil(H / 32), ceil(W / 32), 8 * embed_dim).
+            (B, T, ceil(H / cell), ceil(W / cell), out_width).
         """
         x = self.patch_embed(frames)
         if token is not None and keep is not None:

@@ -2,7 +2,7 @@
 
 Source: VIOLET (arXiv:2111.12681) and VIOLETv2 (arXiv:2209.01540).
 Deviation: position tables are resized to the grid at hand; the ancestors take their first rows (`positions="slice"`).
-Dims: B batch, T frames, h w cells of 32 x 32 pixels, D width, C8 channels of the trunk.
+Dims: B batch, T frames, h w cells (32 x 32 pixels behind four stages), D width, C8 channels of the trunk.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from mm.encoders.evilm.bert import EPS
-from mm.encoders.evilm.config import CELL, EViLMConfig
-from mm.encoders.evilm.swin3d import PATCH, Swin3D
+from mm.encoders.evilm.config import PATCH, EViLMConfig
+from mm.encoders.evilm.swin3d import Swin3D
 
 
 class VideoEncoder(nn.Module):
@@ -26,9 +26,9 @@ class VideoEncoder(nn.Module):
         self.trunk = Swin3D(config.video)
         same = config.video.out_width == width
         self.proj = nn.Identity() if same else nn.Linear(config.video.out_width, width)
-        self.frame_cls = nn.Parameter(0.02 * torch.randn(width))
-        self.places = nn.Parameter(0.02 * torch.randn(1 + config.position_grid**2, width))
-        self.frames = nn.Parameter(0.02 * torch.randn(config.frame_table, width))
+        self.frame_cls = nn.Parameter(config.init_std * torch.randn(width))
+        self.places = nn.Parameter(config.init_std * torch.randn(1 + config.position_grid**2, width))
+        self.frames = nn.Parameter(config.init_std * torch.randn(config.frame_table, width))
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.mask_token = nn.Parameter(torch.zeros(config.video.embed_dim)) if config.mask_fill == "learned" else None
         colours = torch.tensor([config.mean, config.std])[..., None, None]  # (2, 3, 1, 1)
@@ -38,8 +38,8 @@ class VideoEncoder(nn.Module):
         """Video tokens and their grid.
 
         Args:
-            frames: Values in [0, 1], (B, T, 3, H, W); any T, H, W.
-            keep: True where a cell is visible, (B, T, h, w) bool, h = ceil(H / 32).
+            frames: uint8, or values in [0, 1], (B, T, 3, H, W); any T, H, W.
+            keep: True where a cell is visible, (B, T, h, w) bool, h = ceil(H / cell).
 
         Returns:
             Tokens (B, T * (1 + h * w), D) and (T, h, w).
@@ -58,17 +58,20 @@ class VideoEncoder(nn.Module):
         """Output of the trunk, (B, T, h, w, C8); arguments as in `forward`."""
         if frames.ndim != 5 or frames.shape[2] != 3 or not frames.numel():
             raise ValueError(f"frames must be (B, T, 3, H, W) with no side empty, got {tuple(frames.shape)}")
+        if frames.dtype == torch.uint8:
+            frames = frames.to(self.frame_cls.dtype) / 255
         if keep is None:
             return self.trunk(self._normalise(frames))
         batch, count, _, height, width = frames.shape
-        expected = (batch, count, -(-height // CELL), -(-width // CELL))
+        cell = self.config.video.cell
+        expected = (batch, count, -(-height // cell), -(-width // cell))
         if keep.shape != expected or keep.dtype != torch.bool:
             raise ValueError(f"the mask must be bool {expected}, got {keep.dtype} {tuple(keep.shape)}")
-        pixels = _spread(keep, CELL)[..., :height, :width][:, :, None]
+        pixels = _spread(keep, cell)[..., :height, :width][:, :, None]
         if self.config.mask_fill == "black":
             return self.trunk(self._normalise(torch.where(pixels, frames, 0)))
         hidden = torch.where(pixels, self._normalise(frames), 0)
-        patches = _spread(keep, CELL // PATCH)[..., : -(-height // PATCH), : -(-width // PATCH)]
+        patches = _spread(keep, cell // PATCH)[..., : -(-height // PATCH), : -(-width // PATCH)]
         return self.trunk(hidden, patches, self.mask_token)
 
     def _normalise(self, frames: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mm.checkpoint import read_json
-from mm.command import OK, CommandParser, emit_json, emit_table
-from mm.encoders.flame.command_parts import add_model, image_model, positive, progress, text_tower
+from mm.command import OK, CommandParser, emit_json, emit_table, positive, progress
+from mm.encoders.flame.command_parts import add_model, image_model, text_tower
 from mm.encoders.flame.command_pictures import add_phrases, chosen_phrases, fitting_store
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm.command import OK, CommandParser, emit_json, emit_table
-from mm.encoders.flame.command_parts import add_model, image_model, picture_files, positive, progress, text_tower
+from mm.command import OK, CommandParser, emit_json, emit_table, positive, progress
+from mm.encoders.flame.command_parts import add_model, image_model, picture_files, text_tower
 
 if TYPE_CHECKING:
     import argparse

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mm.command import FAILED, OK, CommandParser, emit_json, emit_table
-from mm.encoders.flame.command_parts import own_device, positive, progress, share, text_config
+from mm.command import FAILED, OK, CommandParser, emit_json, emit_table, own_device, positive, progress, share
+from mm.encoders.flame.command_parts import text_config
 
 logger = logging.getLogger(__name__)
 

@@ -153,6 +153,7 @@ class RecordStream(Stream):
         run, read = self.done.get(part, (0, 0))
         reader = self.reader.part(part, parts)
         while True:
+            reader.turn = run
             rng = np.random.default_rng([self.config.seed, run, part])
             order = reader.ordered(partial(shuffled, size=self.config.shuffle, rng=rng), skip=read)
             found = False

@@ -34,6 +34,7 @@ class Reader(ABC):
 
     Attributes:
         errors: One sentence per bad record of the latest pass.
+        turn: Number of the pass, set by whoever makes several; for readers that draw at random.
     """
 
     def __init__(self, name: str, *, on_error: OnError = "raise") -> None:
@@ -42,6 +43,7 @@ class Reader(ABC):
         self.name = name
         self.on_error = on_error
         self.errors: list[str] = []
+        self.turn = 0
         self._part = (0, 1)
 
     @abstractmethod

@@ -66,6 +66,33 @@ RECIPES = {
         about="LaVi on tiny_lm and tiny_vit, both frozen: answers about boards, scenes and clips.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes, drawn clips",
     ),
+    "semantic_vq_tiny": Recipe(
+        config="semantic_vq/tiny",
+        about="E-ViLM's tokenizer with 0.4 million parameters: 8 x 8 codes of a 64-pixel frame, taught by an oracle "
+        "that sees colour and shape and no texture.",
+        data="drawn scenes; the oracle's features come from their description",
+    ),
+    "semantic_vq_tiny_pixels": Recipe(
+        config="semantic_vq/tiny_pixels",
+        about="The control of semantic_vq_tiny: the same sizes, but its codes rebuild pixels.",
+        data="drawn scenes",
+    ),
+    "evilm_tiny": Recipe(
+        config="evilm/tiny",
+        about="E-ViLM of 0.8 million parameters on clips of four 64-pixel frames: matches sentences, names hidden "
+        "codes, answers what moves and which way.",
+        data="drawn clips of one moving thing, captions and questions (mm.encoders.evilm.scenes); 64 of 256 "
+        "combinations of colour, shape and direction are left out",
+        stages="mm fit --config evilm/tiny --out runs/evilm/tiny; "
+        "mm fit --config evilm/tiny_finetune --out runs/evilm/tuned",
+    ),
+    "evilm_tiny_slim": Recipe(
+        config="evilm/tiny",
+        about="evilm_tiny with half the channels in its trunk, as evilm_slim is to evilm_30m.",
+        data="as evilm_tiny",
+        stages="mm fit --config evilm/tiny --model.preset evilm_tiny_slim --out runs/evilm/slim; mm fit --config "
+        "evilm/tiny_finetune --model.evilm runs/evilm/slim/model --out runs/evilm/slim_tuned",
+    ),
     "semanticodec_tiny": Recipe(
         config="semanticodec/diffusion_tiny",
         about="SemantiCodec of 1.5 million parameters for 1.28-s segments, 50 tokens and up to 400 bits per second.",

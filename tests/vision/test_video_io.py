@@ -17,6 +17,12 @@ FORMATS = [
     ("mov", "mjpeg", "yuvj420p"),
     ("mkv", "ffv1", "yuv444p"),
     ("ts", "mpeg2video", "yuv420p"),
+    ("mp4", "libx265", "yuv420p"),
+    ("webm", "libvpx-vp9", "yuv420p"),
+    ("flv", "flv", "yuv420p"),
+    ("mkv", "libx264", "yuv420p10le"),
+    ("mov", "prores_ks", "yuv422p10le"),
+    ("gif", "gif", "rgb8"),
 ]
 
 
@@ -93,10 +99,24 @@ def test_all_frames_in_order(tmp_path):
     assert info.duration_s == pytest.approx(1.7)
 
 
+@pytest.mark.parametrize("rate", [1, 12, 60, 240, Fraction(24000, 1001), Fraction(30000, 1001)], ids=str)
+@pytest.mark.parametrize("ending", ["mp4", "avi", "webm"])
+def test_frame_rates(tmp_path, ending, rate):
+    codec = {"mp4": "libx264", "avi": "mpeg4", "webm": "libvpx"}[ending]
+    path = write(tmp_path / f"clip.{ending}", codec, rate=rate, count=13)
+    every = sequential(path)
+    assert every[-1][1] == pytest.approx(float(12 / Fraction(rate)), abs=2e-3)
+    assert_equal(read_video(path, 4), [every[index] for index in (0, 4, 8, 12)])
+    sought = read_video(path, 4, seek_from_s=0.0)
+    times = [round(time, 6) for _, time in every]
+    assert_equal(sought, [every[times.index(round(float(time), 6))] for time in sought.times_s])
+
+
 @pytest.mark.parametrize("seek_from_s", [100.0, 0.0])
-def test_variable_frame_rate(tmp_path, seek_from_s):
+@pytest.mark.parametrize(("ending", "codec"), [("mkv", "libx264"), ("mp4", "libx264"), ("webm", "libvpx-vp9")])
+def test_variable_frame_rate(tmp_path, ending, codec, seek_from_s):
     times = [0, 40, 80, 120, 1120, 1160, 2900, 3000, 3040, 4000]
-    path = write(tmp_path / "clip.mkv", count=10, times=times)
+    path = write(tmp_path / f"clip.{ending}", codec, count=10, times=times)
     every = sequential(path)
     assert [round(1000 * time) for _, time in every] == times
     clip = read_video(path, 5, seek_from_s=seek_from_s)
@@ -108,9 +128,10 @@ def test_variable_frame_rate(tmp_path, seek_from_s):
         assert_equal(clip, [every[index] for index in shown])
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mov"])
 @pytest.mark.parametrize("turn", [90, 180, 270])
-def test_turned_clips_come_upright(tmp_path, turn):
-    path = write(tmp_path / "clip.mp4", turn=turn, count=5)
+def test_turned_clips_come_upright(tmp_path, ending, turn):
+    path = write(tmp_path / f"clip.{ending}", turn=turn, count=5)
     with av.open(str(path)) as file:
         first = next(file.decode(video=0))
     plain = first.to_ndarray(format="rgb24")
@@ -217,6 +238,34 @@ def test_a_ten_hour_file_is_sampled_without_reading_it(tmp_path, monkeypatch):
     assert np.abs(clip.times_s - [0, 12_000, 24_000, 35_800]).max() <= 200
     for pixels, time_s in zip(clip.frames, clip.times_s, strict=True):
         assert np.array_equal(pixels, every[round(time_s / 200)][0])
+
+
+def test_ten_hours_of_a_frame_per_second_cost_a_few_pictures(tmp_path):
+    """36,000 pictures, of which a hundredth may be decoded to show four."""
+    path, read = tmp_path / "long.mkv", []
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 16, 16, "yuv420p", 30
+        pixels = [np.full((16, 16, 3), value, np.uint8) for value in (0, 80, 160, 240)]
+        for number in range(36_000):
+            frame = av.VideoFrame.from_ndarray(pixels[number * 4 // 36_000])
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+    class Counted(video_io._Open):
+        def decoded(self):
+            for frame in super().decoded():
+                read.append(frame.pts)
+                yield frame
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video_io, "_Open", Counted)
+        clip = read_video(path, 4)
+    assert clip.info.duration_s == pytest.approx(36_000, abs=2)
+    assert 4 <= len(read) < 360  # one in a hundred
+    assert np.abs(clip.times_s - [0, 12_000, 24_000, 36_000]).max() <= 2
+    found = [int(frame.mean()) for frame in clip.frames]
+    assert np.abs(np.array(found) - [0, 80, 160, 240]).max() <= 8
 
 
 def test_jitter_is_a_function_of_the_seed(tmp_path):

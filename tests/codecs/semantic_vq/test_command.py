@@ -42,7 +42,7 @@ def test_the_file_holds_the_codes_of_the_frames(model, clip, tmp_path, capsys):
         assert torch.equal(torch.from_numpy(found["codes"].astype(np.int64)), expected)
         assert found["codes"].dtype == np.uint16
         assert np.array_equal(found["times_s"], frames.times_s)
-        assert json.loads(str(found["config"]))["quantizer"]["size"] == 64
+        assert json.loads(str(found["config"]))["quantizer"]["size"] == 256
     assert result["frames"] == 3 and result["codes_per_frame"] == 64 and result["problems"] == []
     assert result["last_s"] == pytest.approx(0.8)
 
@@ -51,7 +51,7 @@ def test_the_file_holds_the_codes_of_the_frames(model, clip, tmp_path, capsys):
     ("words", "code", "message"),
     [
         (["tokenize", "none.mp4", "--model", "nowhere"], 1, "no such video file"),
-        (["tokenize", "none.mp4"], 2, "--model"),
+        (["tokenize", "none.mp4", "--frames", "0"], 2, "must be at least 1"),
         (["transcribe"], 2, "unknown word 'transcribe'"),
         ([], 2, "name a word"),
     ],

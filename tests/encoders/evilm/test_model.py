@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mm.encoders.evilm import EViLM, evilm_tiny
+from mm.encoders.evilm import EViLM
 
 TEXTS = ["a red circle", "is it a large blue star?", "green"]
 
 
 @pytest.mark.parametrize("fill", ["mean", "black", "learned"])
-def test_hidden_pixels_change_no_logit(fill):
-    model = evilm_tiny(embed_dim=8, mask_fill=fill)
+def test_hidden_pixels_change_no_logit(build, fill):
+    model = build(mask_fill=fill)
     frames, words = torch.rand(1, 3, 3, 70, 64), model.tokenize(TEXTS[:1])
     keep = torch.ones(1, 3, 3, 2, dtype=torch.bool)
     keep[0, 1, 0, 1] = keep[0, 2, 2, 0] = False
@@ -54,8 +54,8 @@ def test_scores_do_not_depend_on_the_chunk_size(model):
 
 
 @pytest.mark.parametrize("kind", ["full", "seq2seq", "video_self"])
-def test_fusion_masks_let_see_what_they_say(kind):
-    model = evilm_tiny(embed_dim=8, fusion_mask=kind, fusion_layers=2)
+def test_fusion_masks_let_see_what_they_say(build, kind):
+    model = build(fusion_mask=kind, fusion_layers=2)
     frames = torch.rand(1, 2, 3, 32, 32)
     ids = model.tokenize(["a red circle"])["input_ids"]
     changed = ids.clone()
@@ -79,8 +79,8 @@ def test_any_number_of_frames_and_any_size(model, shape):
     assert out.codes.shape[:4] == (1, count, 2 * cells[0], 2 * cells[1])
 
 
-def test_answers_come_from_the_list_best_first():
-    model = evilm_tiny(embed_dim=8, answers=("red", "blue", "green"))
+def test_answers_come_from_the_list_best_first(build):
+    model = build(answers=("red", "blue", "green"))
     found = model.answer(torch.rand(2, 3, 64, 64), "what colour is it?", top_k=3)
     assert {name for name, _ in found} == {"red", "blue", "green"}
     shares = [share for _, share in found]
@@ -90,15 +90,47 @@ def test_answers_come_from_the_list_best_first():
     assert model.answer(torch.rand(2, 3, 64, 64), "what colour is it?")[0][0] == "blue"
 
 
-def test_a_classifier_answers_with_phrases():
-    model = evilm_tiny(embed_dim=8, answers=("a red ball", "nothing"), answer_head="classifier")
+def test_a_classifier_answers_with_phrases(build):
+    model = build(answers=("a red ball", "nothing"), answer_head="classifier")
     with torch.no_grad():
         model.answers[3].bias[0] += 50
     assert model.answer(torch.rand(2, 3, 64, 64), "what is it?")[0][0] == "a red ball"
 
 
-def test_wrong_input_is_said():
-    model = evilm_tiny(embed_dim=8, answers=("red", "a red ball"), max_text_len=10)
+def test_answers_can_be_chosen_per_call(build):
+    model = build(answers=("red", "blue"))
+    clip = torch.rand(2, 3, 64, 64)
+    assert {name for name, _ in model.answer(clip, "what is it?", 2, answers=["star", "circle"])} == {"star", "circle"}
+    assert model.unanswerable(["red", "a red ball", "zeppelin"]) == ["a red ball", "zeppelin"]
+    with pytest.raises(ValueError, match="'zeppelin'"):
+        model.answer(clip, "what is it?", answers=["red", "zeppelin"])
+    every = build(answers=())
+    with torch.no_grad():  # a mark of the tokenizer is never an answer
+        every.words.bias[every.tokenizer.mask_token_id] += 50
+        every.words.bias[every.tokenizer.convert_tokens_to_ids("green")] += 40
+    assert every.answer(clip, "what is it?")[0][0] == "green"
+    listed = build(answers=("a red ball", "nothing"), answer_head="classifier")
+    assert len(listed.answer(clip, "what?", 1, answers=["nothing"])) == 1
+    with pytest.raises(ValueError, match="not in this model's list: 'red'; it has 2"):
+        listed.answer(clip, "what?", answers=["red"])
+
+
+def test_bytes_are_values_in_0_to_1(model):
+    frames = torch.randint(0, 256, (1, 2, 3, 64, 64), dtype=torch.uint8)
+    keep = torch.tensor([[[[True, False], [True, True]]] * 2])
+    with torch.no_grad():
+        for mask in (None, keep):
+            ours, theirs = model.encode_video(frames, mask), model.encode_video(frames / 255, mask)
+            torch.testing.assert_close(ours.tokens, theirs.tokens)
+
+
+def test_unknown_words_are_named(model):
+    assert model.unknown_words("a red Zeppelin, and a blimp") == ["Zeppelin", "blimp"]
+    assert model.unknown_words("a red circle") == []
+
+
+def test_wrong_input_is_said(build):
+    model = build(answers=("red", "a red ball"), max_text_len=10)
     clip = torch.rand(2, 3, 64, 64)
     with pytest.raises(ValueError, match="'a red ball'"):
         model.answer(clip, "what is it?")
