@@ -30,7 +30,7 @@ def test_centring_spreads_the_cosines_of_other_patients_and_moves_biases_only():
     narrow = spread(model, others)
     batch = phantom_batch(range(24, 48, 2), config)
     centre_levels(model, batch)
-    assert spread(model, others) > 10 * narrow
+    assert spread(model, others) > 5 * narrow
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {f"levels.{level}.{side}.bias" for level in model.config.levels for side in ("vision", "text")}
     text = model.encode_text(**{name: value for name, value in batch.items() if name != "volume"}).embeddings
