@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm.checkpoint import config_from_dict
+from mm.checkpoint import config_from_dict, load_state
 from mm.medical.velvet.captured import CapturedStep, step
 from mm.medical.velvet.centre import centre_levels
 from mm.medical.velvet.config import VelvetConfig
 from mm.medical.velvet.data import phantom_tokenizer
 from mm.medical.velvet.evaluate import HeldOut, all_scores, held_out
+from mm.medical.velvet.graft import graft_vision
 from mm.medical.velvet.model import VelvetModel
 from mm.medical.velvet.objectives import ObjectiveConfig, pretraining_losses
 from mm.medical.velvet.pool import PhantomPool, longest_report, write_pool
@@ -161,6 +162,14 @@ def changed(config: VelvetConfig, changes: dict[str, Any]) -> VelvetConfig:
     return config_from_dict(VelvetConfig, data, source="--model")
 
 
+def started(folder: Path, changes: dict[str, Any]) -> VelvetModel:
+    """A trained model under a config of which some fields are replaced; the tensors must still fit."""
+    trained = VelvetModel.from_pretrained(folder)
+    model = VelvetModel(changed(trained.config, changes), tokenizer=trained.tokenizer)
+    load_state(model, trained.state_dict(), source=str(folder))
+    return model
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -175,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--objective", default="{}", help="fields of ObjectiveConfig as JSON")
     parser.add_argument("--model", default="{}", help="fields of VelvetConfig as JSON")
     parser.add_argument("--start", type=Path, help="go on from the model in this folder")
+    parser.add_argument("--vision", type=Path, help="with the vision encoder of the model in this folder")
     arguments = parser.parse_args(argv)
     if arguments.pool is None and arguments.out is None:
         parser.error("give --out, --pool or both")
@@ -182,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     model = VelvetModel(changed(tiny_config(), json.loads(arguments.model)), tokenizer=phantom_tokenizer())
     if arguments.start:
-        model = VelvetModel.from_pretrained(arguments.start)
+        model = started(arguments.start, json.loads(arguments.model))
     if arguments.patients:
         for path in write_pool(
             pool_folder, arguments.patients, model.config.vision.volume_size, workers=arguments.workers
@@ -200,7 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
     model.to(arguments.device)
-    if not arguments.start:
+    if arguments.vision:
+        donor = VelvetModel.from_pretrained(arguments.vision, device=arguments.device)
+        graft_vision(model, donor, pool.batch(256, twins=False))
+    elif not arguments.start:
         centre_levels(model, pool.batch(64, twins=False))
     train(model, pool, config, out=arguments.out, more=pool_folder)
     return 0

@@ -8,6 +8,7 @@ Dims: B scans, X voxels per edge.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,8 @@ from mm.medical.velvet.model import VelvetModel
 from mm.medical.velvet.presets import TINY_SEGMENTER
 from mm.medical.velvet.segmenter import Segmenter
 from mm.medical.velvet.vision import VisionEncoder
+
+logger = logging.getLogger(__name__)
 
 GOOD = 0.8
 """Dice that every organ must reach."""
@@ -80,7 +83,13 @@ class Learnt:
 
 
 def learn(
-    encoder: VisionEncoder, *, pretrained: bool, seed: int, config: TransferConfig, device: str = "cpu"
+    encoder: VisionEncoder,
+    *,
+    pretrained: bool,
+    seed: int,
+    config: TransferConfig,
+    device: str = "cpu",
+    out: str | None = None,
 ) -> Learnt:
     """Train one network and score it along the way.
 
@@ -90,6 +99,7 @@ def learn(
         seed: Of the random weights and the order of scans.
         config: Data and optimiser.
         device: Where to train.
+        out: Folder that the weights are written to with every score.
     """
     torch.manual_seed(seed)
     network = Segmenter(replace(TINY_SEGMENTER, vision=encoder.config))
@@ -113,6 +123,9 @@ def learn(
         schedule.step()
         if step % config.every == 0 or step == config.steps:
             rows.append({"step": step, **dice(network, *held_out)})
+            if out is not None:
+                network.save_pretrained(out, dtype=torch.float16)
+                logger.info("step %d: worst organ %.3f", step, rows[-1]["worst"])
     return Learnt(network.eval(), rows)
 
 
@@ -176,8 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fields = {name: getattr(arguments, name) for name in ("scans", "steps", "every", "batch_size", "lr")}
     config = TransferConfig(**fields)
     if arguments.out:
-        found = learn(model.vision, pretrained=True, seed=0, config=config, device=arguments.device)
-        found.network.cpu().save_pretrained(arguments.out)
+        found = learn(model.vision, pretrained=True, seed=0, config=config, device=arguments.device, out=arguments.out)
         table, curves = found.rows, {}
     else:
         table, curves = compare(model.vision, arguments.seeds, config, arguments.device)
