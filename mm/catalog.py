@@ -66,6 +66,7 @@ MODELS.add("tiny_vit_256", "mm.zoo.bases:tiny_vit_256")
 MODELS.add("visionthink_tiny", "mm.pruning.visionthink.model:visionthink_tiny")
 MODELS.add("velvet_bt_sv", "mm.medical.velvet.presets:velvet_bt_sv")
 MODELS.add("velvet_tiny", "mm.medical.velvet.presets:velvet_tiny")
+MODELS.add("velvet_tiny_segmenter", "mm.medical.velvet.presets:velvet_tiny_segmenter")
 
 DATA.add("flame", "mm.encoders.flame.data:FlamePairs")
 DATA.add("flame_records", "mm.encoders.flame.records:FlameRecords")
@@ -115,6 +116,7 @@ TOUR.add("flame", "mm.encoders.flame.tour:page", about="FLAME: a frozen language
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
 TOUR.add("flowcut", "mm.pruning.tour:page", about="FlowCut: fewer visual tokens")
 TOUR.add("evilm", "mm.encoders.evilm.tour:page", about="E-ViLM: hidden video named by semantic codes")
+TOUR.add("velvet", "mm.medical.tour:page", about="VELVET-Med: scans and reports, on drawn phantoms")
 TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: a first look, the rest on request")
 TOUR.add("cad", "mm.cad.tour:page", about="OpenECAD: a picture becomes an editable CAD program")
 
@@ -142,6 +144,7 @@ EVALUATORS.add("evilm_tiny", "mm.encoders.evilm.evaluate:evaluate")
 EVALUATORS.add("evilm_tiny_slim", "mm.encoders.evilm.evaluate:evaluate")
 EVALUATORS.add("visionthink_tiny", "mm.pruning.visionthink.evaluate:evaluate")
 EVALUATORS.add("velvet_tiny", "mm.medical.velvet.evaluate:evaluate")
+EVALUATORS.add("velvet_tiny_segmenter", "mm.medical.velvet.transfer:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
 VERBS.add("tour", "mm.app.tour:main", about="run every shipped system once and write one HTML page")
