@@ -61,6 +61,7 @@ MODELS.add("tiny_vit_256", "mm.zoo.bases:tiny_vit_256")
 MODELS.add("visionthink_tiny", "mm.pruning.visionthink.model:visionthink_tiny")
 MODELS.add("velvet_bt_sv", "mm.medical.velvet.presets:velvet_bt_sv")
 MODELS.add("velvet_tiny", "mm.medical.velvet.presets:velvet_tiny")
+MODELS.add("velvet_tiny_segmenter", "mm.medical.velvet.presets:velvet_tiny_segmenter")
 
 DATA.add("flame", "mm.encoders.flame.data:FlamePairs")
 DATA.add("flame_records", "mm.encoders.flame.records:FlameRecords")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import mm
 from mm.codecs.semanticodec import tiny as tiny_codec
+from mm.medical.velvet.config import VisionConfig
 
 QUESTIONS = ["what is in row 3 col 5?", "is it red?", "question: what digit is on the large red circle? answer:"]
 
@@ -88,6 +89,11 @@ def scans(model: Any) -> dict[str, Tensor]:
     return {"volume": volume, **model.tokenize(["The liver is normal. No lung nodule.", "Normal spleen."])}
 
 
+def scan_alone(model: Any) -> dict[str, Tensor]:
+    edge = 32  # smallest that passes five halvings
+    return {"volume": torch.rand((2, 1, edge, edge, edge), generator=torch.Generator().manual_seed(0))}
+
+
 def velvet(result: Any) -> Tensor:
     """Everything that `VelvetModel` computes, per token."""
     sides = [getattr(side, level).mean(1) for side in (result.volume, result.text) for level in ("sentence", "word")]
@@ -118,6 +124,7 @@ CASES = {
     "VisionLanguageModel": Case(questions, lambda result: result.logits),
     "FlameImageEncoder": Case(pixels, lambda result: result, without_gradient=("logit_scale", "logit_bias")),
     "VisionThinkModel": Case(conversations, lambda result: result.logits),
+    "Segmenter": Case(scan_alone, lambda result: result.flatten(2).mT),
     "VelvetModel": Case(scans, velvet, without_gradient=("temperature.value",)),
     "OpenECAD": Case(questions, lambda result: result.logits),
     "LaviModel": Case(questions, lambda result: result.logits, without_gradient=("tile_emb", "image_emb")),
@@ -146,6 +153,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny_vit_256": {"embed_dim": 32, "depth": 2},
     "visionthink_tiny": {"width": 32, "layers": 2, "vision_width": 32, "vision_layers": 1},
     "velvet_tiny": {"vision_heads": False, "text_heads": False},  # heads of the pre-training losses alone
+    "velvet_tiny_segmenter": {"vision": VisionConfig(embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))},
 }
 """Preset -> smaller sizes for this file."""
 

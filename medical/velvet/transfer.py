@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -21,10 +21,10 @@ from mm.command import emit_json, emit_table
 from mm.data.split import Split, SplitName
 from mm.extras import require
 from mm.medical.phantoms import LABELS, draw_case, render
-from mm.medical.velvet.config import VisionConfig
-from mm.medical.velvet.convert import load_into_swin_unetr
 from mm.medical.velvet.data import windowed
 from mm.medical.velvet.model import VelvetModel
+from mm.medical.velvet.presets import TINY_SEGMENTER
+from mm.medical.velvet.segmenter import Segmenter
 from mm.medical.velvet.vision import VisionEncoder
 
 GOOD = 0.8
@@ -51,20 +51,6 @@ class TransferConfig:
     """Peak rate of AdamW."""
 
 
-def swin_unetr(config: VisionConfig, classes: int = len(LABELS)) -> Any:
-    """MONAI's SwinUNETR around an encoder of these sizes; `embed_dim` must be a multiple of 12."""
-    nets = require("monai.networks.nets.swin_unetr", extra="medical", purpose="Segmentation")
-    return nets.SwinUNETR(
-        in_channels=config.in_channels,
-        out_channels=classes,
-        patch_size=config.patch_size,
-        depths=config.depths,
-        num_heads=config.num_heads,
-        window_size=config.window_size,
-        feature_size=config.embed_dim,
-    )
-
-
 @cache
 def labelled_scans(split: SplitName, count: int, size: int) -> tuple[Tensor, Tensor]:
     """Volumes (B, 1, X, X, X) in 0 .. 1 and label maps (B, 1, X, X, X) int64 of the first patients of a split."""
@@ -89,9 +75,9 @@ def learn(
         One row per score: step, Dice of every organ, mean and worst.
     """
     torch.manual_seed(seed)
-    network = swin_unetr(encoder.config)
+    network = Segmenter(replace(TINY_SEGMENTER, vision=encoder.config))
     if pretrained:
-        load_into_swin_unetr(network, encoder)
+        network.take_encoder(encoder)
     network.to(device).train()
     images, labels = (part.to(device) for part in labelled_scans("train", config.scans, config.size))
     held_out = tuple(part.to(device) for part in labelled_scans("test", config.held_out, config.size))
