@@ -12,13 +12,13 @@ from mm.checkpoint import read_json
 from mm.command import FAILED, OK, CommandParser, emit_json, emit_table, one_line, progress_wanted
 from mm.medical.tasks.cases import ScanCase, find_cases
 
-RESULT_FILE = "result.json"
+RESULT_FILE, PAGE_FILE = "result.json", "case.html"
 
 
-def add_output(parser: CommandParser) -> None:
+def add_output(parser: CommandParser, *, required: bool = True) -> None:
     """Where results go."""
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="one folder per case is written there, named by a hash"
+        "--out", required=required, metavar="FOLDER", help="one folder per case is written there, named by a hash"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="compute finished cases again (default: they are left as they are)"
@@ -28,7 +28,7 @@ def add_output(parser: CommandParser) -> None:
 def run_cases(
     arguments: argparse.Namespace,
     settings: dict[str, Any],
-    work: Callable[[ScanCase, Path], dict[str, Any]],
+    work: Callable[[ScanCase, Path | None], dict[str, Any]],
     row: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> int:
     """Work on every scan of `arguments.scan`; a scan that can't be used is reported and the others go on.
@@ -36,7 +36,7 @@ def run_cases(
     Args:
         arguments: With scan, out, overwrite, json.
         settings: What the result depends on; kept in `result.json`, and compared before a finished case is skipped.
-        work: Computes one case into its folder and returns what `result.json` holds.
+        work: Computes one case into its folder (None: nothing is written) and returns what `result.json` holds.
         row: From that to a line of the table.
 
     Returns:
@@ -46,14 +46,17 @@ def run_cases(
         ValueError: a finished case was made with other settings.
     """
     cases = find_cases(arguments.scan)
-    out = Path(arguments.out)
-    finished = {case.key: None if arguments.overwrite else _finished(out / case.key, settings) for case in cases}
+    folders = {case.key: Path(arguments.out) / case.key if arguments.out else None for case in cases}
+    finished = {
+        key: None if folder is None or arguments.overwrite else _finished(folder, settings)
+        for key, folder in folders.items()
+    }
     rows, failed, done = [], {}, []
     for case in progress(cases, "cases", len(cases)):
         result = finished[case.key]
         try:
             state = "done before" if result else "done"
-            result = result or work(case, out / case.key)
+            result = result or work(case, folders[case.key])
         except (ValueError, FileNotFoundError) as error:
             if len(cases) == 1:
                 raise
@@ -68,7 +71,7 @@ def run_cases(
             emit_table(rows)
         for key, message in failed.items():
             print(f"{key} failed: {message}")
-        print(f"{len(rows)} cases written or there already, {len(failed)} failed")
+        print(f"{len(rows)} cases done, {len(failed)} failed")
     return FAILED if failed else OK
 
 

@@ -39,6 +39,7 @@ def run(argv: list[str]) -> int:
     if not 0 <= arguments.overlap < 1:
         raise UsageError(f"--overlap must lie in [0, 1), got {arguments.overlap}")
 
+    from mm.medical.tasks.identity import fingerprint
     from mm.medical.tasks.segmentation import SegmentConfig, segment
     from mm.medical.volumes.windows import window_named
 
@@ -55,7 +56,8 @@ def run(argv: list[str]) -> int:
     names = ("overlap", "blend", "window", "spacing", "mesh", "intensity", "series", "missing")
     settings = {"task": "segment", "weights": fingerprint(segmenter), **{n: getattr(arguments, n) for n in names}}
 
-    def work(case: ScanCase, folder: Path) -> dict[str, Any]:
+    def work(case: ScanCase, folder: Path | None) -> dict[str, Any]:
+        assert folder is not None
         found = segment(segmenter, load(arguments, str(case.path)), config)
         found.save(folder, meshes=arguments.mesh, extra={"made_with": settings})
         return {**found.summary(), "made_with": settings}

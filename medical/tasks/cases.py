@@ -56,8 +56,8 @@ class ScanCase:
 def find_cases(path: str | Path) -> list[ScanCase]:
     """The scans of a path, in the order of their names.
 
-    A file is one scan. In a folder every NIfTI file and every zip archive is one, and so is every folder that holds DICOM
-    files itself; if there is only one such folder and no other scan, the path as a whole is the scan.
+    A file is one scan. In a folder every NIfTI file and every zip archive is one, and so is every folder that holds
+    DICOM files itself; if there is only one such folder and no other scan, the path as a whole is the scan.
 
     Raises:
         FileNotFoundError: nothing is there.

@@ -1,4 +1,4 @@
-"""Networks that belong to a model and are saved beside it: `my-velvet/`, `my-velvet_segmenter/`, `my-velvet_writer/`."""
+"""Networks that belong to a model and lie beside it: `my-velvet/`, `my-velvet_segmenter/`, `my-velvet_writer/`."""
 
 from __future__ import annotations
 

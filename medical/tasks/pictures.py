@@ -41,6 +41,15 @@ def small_view(volume: Volume, window: str | Window | None = None, edge: int = S
     return out
 
 
+def thinned(volume: Volume, largest: int = 160) -> Volume:
+    """Every n-th voxel, so that no axis has more than `largest`: a page shows no more, and maps stay small."""
+    steps = [-(-size // largest) for size in volume.hu.shape]
+    affine = volume.affine.copy()
+    affine[:3, :3] = affine[:3, :3] * steps
+    x, y, z = (slice(None, None, step) for step in steps)
+    return Volume.from_array(volume.hu[x, y, z], affine, unit=volume.unit, provenance=volume.provenance)
+
+
 def png_of_pixels(pixels: NDArray[np.uint8], scale: int = 1) -> bytes:
     """Grey or colour pixels as PNG, enlarged without smoothing."""
     from PIL import Image
