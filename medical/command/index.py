@@ -14,8 +14,8 @@ from mm.medical.tasks.cases import ScanCase, find_cases
 from mm.medical.volumes.volume import Volume
 
 ABOUT = """Build an index over a folder of scans, or go on with one that was stopped. A report is the text file beside
-a scan (NAME.txt for NAME.nii.gz), or a row of --reports. Names of files and persons are not stored; reports are scrubbed
-of header fields, dates and numbers that identify."""
+a scan (NAME.txt for NAME.nii.gz), or a row of --reports. Names of files and persons are not stored; reports lose
+header fields, dates and numbers that identify."""
 
 
 def run(argv: list[str]) -> int:

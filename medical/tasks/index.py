@@ -119,7 +119,7 @@ class IndexBuilder:
         """
         collector = self.job.collector()
         for (key,) in self.job.batches(1):
-            entry, features = self._computed(self.items[key] if key in self.items else None, key)
+            entry, features = self._computed(self.items.get(key), key)
             collector.add([key], {name: value[None] for name, value in features.items()})
             yield entry
         collector.close()
