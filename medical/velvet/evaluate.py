@@ -175,30 +175,45 @@ def pointing(model: VelvetModel, data: HeldOut) -> dict[str, float]:
 
     The chance is the share of regions that hold it, on average.
     """
-    size = model.config.vision.volume_size
     hits, chances = [], []
     for case, volume in zip(data.cases, data.volumes, strict=True):
-        features = model.volume_embeddings(model.encode_volume(volume[None].to(model.device)))
-        sentences = model.encode_text(**model.tokenize([report(case)])).embeddings.sentence
-        if features.sentence is None or sentences is None:
-            return {}
-        attention = local_attention(
-            features.sentence[0],
-            sentences[0],
-            region_temperature=model.config.local.region_temperature,
-            pre_scale=model.config.local.pre_scale,
-        )
-        lesions = torch.from_numpy(render(case, size).lesions)
+        found = sentence_attention(model, case, volume)
+        lesions = torch.from_numpy(render(case, model.config.vision.volume_size).lesions)
         for row, (finding, _) in enumerate(described(case)):
             if finding is None or case.findings[finding].place == "scan":
                 continue
-            holds = _regions_with(lesions == finding + 1, features.grids["sentence"])
-            hits.append(float(holds[attention[row].argmax().cpu()]))
+            holds = _regions_with(lesions == finding + 1, found.shape[1:])
+            hits.append(float(holds[found[row].argmax().cpu()]))
             chances.append(holds.float().mean().item())
     return {"pointing": sum(hits) / len(hits), "pointing_chance": sum(chances) / len(chances)}
 
 
-def _regions_with(mask: Tensor, grid: tuple[int, int, int]) -> Tensor:
+@torch.no_grad()
+def sentence_attention(model: VelvetModel, case: Case, volume: Tensor) -> Tensor:
+    """Which regions each sentence of a patient's report attends to.
+
+    Args:
+        model: With a sentence level.
+        case: Whose report.
+        volume: (1, X, X, X) in 0 .. 1.
+
+    Returns:
+        (sentences, h, w, d); every sentence sums to 1.
+    """
+    features = model.volume_embeddings(model.encode_volume(volume[None].to(model.device)))
+    sentences = model.encode_text(**model.tokenize([report(case)])).embeddings
+    if features.sentence is None or sentences.sentence is None or sentences.sentence_keep is None:
+        raise ValueError("this model has no sentence level; see `levels` of its config")
+    attention = local_attention(
+        features.sentence[0],
+        sentences.sentence[0][sentences.sentence_keep[0]],
+        region_temperature=model.config.local.region_temperature,
+        pre_scale=model.config.local.pre_scale,
+    )
+    return attention.unflatten(1, features.grids["sentence"])
+
+
+def _regions_with(mask: Tensor, grid: Sequence[int]) -> Tensor:
     """Which regions of a grid hold part of a mask (X, X, X); the grid may reach beyond the border, (S,) bool."""
     cells = [2 ** (edge - 1).bit_length() for edge in (-(-mask.shape[0] // side) for side in grid)]
     padded = torch.zeros([side * cell for side, cell in zip(grid, cells, strict=True)], dtype=torch.bool)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from mm.checkpoint import load
+from mm.data.split import Split
+from mm.medical.velvet.centre import centre_levels
+from mm.medical.velvet.data import PhantomConfig, phantom_batch
 from mm.medical.velvet.model import VelvetModel
 from mm.medical.velvet.objectives import ObjectiveConfig, pretraining_losses
 from mm.medical.velvet.presets import velvet_bt_sv, velvet_tiny
@@ -25,6 +28,8 @@ class VelvetModule(TrainingModule):
         objective: Weights of the losses.
         config: Fields of `VelvetConfig` that differ from the size.
         seed: Of the random weights, the masked words and the negatives.
+        centre: Phantoms over which the level heads of a fresh tiny model are centred, see
+            `mm.medical.velvet.centre`; 0 leaves them as they are.
         optimizer: Optimiser and schedule. Published: AdamW, betas (0.9, 0.98), decay 0.02, rate 2e-5, cosine, no
             warm-up, no clipping.
     """
@@ -38,6 +43,7 @@ class VelvetModule(TrainingModule):
         objective: ObjectiveConfig | None = None,
         config: dict[str, Any] | None = None,
         seed: int = 0,
+        centre: int = 32,
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         if size not in SIZES:
@@ -45,6 +51,9 @@ class VelvetModule(TrainingModule):
         model = SIZES[size](seed=seed, **(config or {})) if model_path is None else load(model_path)
         if not isinstance(model, VelvetModel):
             raise ValueError(f"{model_path} holds a {type(model).__name__}, not a VelvetModel")
+        if centre and size == "tiny" and model_path is None:
+            phantoms = PhantomConfig(size=model.config.vision.volume_size, crop=0)
+            centre_levels(model, phantom_batch(Split("train").seeds[: 2 * centre : 2], phantoms))
         super().__init__(model.train(), optimizer)
         self.objective = objective or ObjectiveConfig()
         self.seed = seed

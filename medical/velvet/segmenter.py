@@ -5,7 +5,7 @@ Dims: B scans, C classes, X Y Z voxels.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch.nn.functional as F
@@ -117,9 +117,16 @@ class Segmenter(Pretrained, nn.Module):
         return load_into_swin_unetr(self.network, encoder)
 
     def preprocessing(self) -> dict[str, Any]:
-        config = asdict(self.config)
-        wanted = ("spacing_mm", "window", "patch", "crop_body", "labels")
-        return {name: config[name] for name in wanted} | {"axes": "RAS", "intensity": "window to 0..1, clipped"}
+        config = self.config
+        return {
+            "spacing": list(config.spacing_mm),
+            "window": config.window,
+            "edge": config.patch,
+            "crop_body": config.crop_body,
+            "labels": list(config.labels),
+            "axes": "RAS",
+            "intensity": "window to 0..1, clipped",
+        }
 
 
 def swin_unetr(config: SegmenterConfig) -> nn.Module:

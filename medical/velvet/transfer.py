@@ -1,6 +1,7 @@
 """Does pre-training help segmentation? A SwinUNETR on phantoms, from the pre-trained encoder and from random weights.
 
 python -m mm.medical.velvet.transfer --model velvet_tiny --seeds 3
+python -m mm.medical.velvet.transfer --model velvet_tiny --scans 400 --steps 1500 --batch-size 4 --out runs/segmenter
 Dims: B scans, X voxels per edge.
 """
 
@@ -20,7 +21,7 @@ from mm.checkpoint import load
 from mm.command import emit_json, emit_table
 from mm.data.split import Split, SplitName
 from mm.extras import require
-from mm.medical.phantoms import LABELS, draw_case, render
+from mm.medical.phantoms import LABELS, Phantom, draw_case, render
 from mm.medical.velvet.data import windowed
 from mm.medical.velvet.model import VelvetModel
 from mm.medical.velvet.presets import TINY_SEGMENTER
@@ -56,12 +57,31 @@ def labelled_scans(split: SplitName, count: int, size: int) -> tuple[Tensor, Ten
     """Volumes (B, 1, X, X, X) in 0 .. 1 and label maps (B, 1, X, X, X) int64 of the first patients of a split."""
     scans = [render(draw_case(Split(split).seed(2 * number)), size) for number in range(count)]
     labels = torch.stack([torch.from_numpy(scan.labels.astype("int64"))[None] for scan in scans])
-    return torch.stack([windowed(scan.hu) for scan in scans]), labels
+    return _images(scans), labels
+
+
+def _images(scans: Sequence[Phantom]) -> Tensor:
+    """Windowed volumes (B, 1, X, X, X)."""
+    return torch.stack([windowed(scan.hu) for scan in scans])
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A trained network and how it got there."""
+
+    network: Segmenter
+    rows: list[dict[str, float]]
+    """One row per score: step, Dice of every organ, mean and worst."""
+
+    @property
+    def steps_to_good(self) -> float:
+        """First step at which every organ reaches `GOOD`, infinite if none."""
+        return next((row["step"] for row in self.rows if row["worst"] >= GOOD), float("inf"))
 
 
 def learn(
     encoder: VisionEncoder, *, pretrained: bool, seed: int, config: TransferConfig, device: str = "cpu"
-) -> list[dict[str, float]]:
+) -> Learnt:
     """Train one network and score it along the way.
 
     Args:
@@ -70,9 +90,6 @@ def learn(
         seed: Of the random weights and the order of scans.
         config: Data and optimiser.
         device: Where to train.
-
-    Returns:
-        One row per score: step, Dice of every organ, mean and worst.
     """
     torch.manual_seed(seed)
     network = Segmenter(replace(TINY_SEGMENTER, vision=encoder.config))
@@ -80,7 +97,7 @@ def learn(
         network.take_encoder(encoder)
     network.to(device).train()
     images, labels = (part.to(device) for part in labelled_scans("train", config.scans, config.size))
-    held_out = tuple(part.to(device) for part in labelled_scans("test", config.held_out, config.size))
+    held_out = tuple(part.to(device) for part in labelled_scans("validation", config.held_out, config.size))
     losses = require("monai.losses", extra="medical", purpose="Segmentation")
     loss_of = losses.DiceCELoss(softmax=True, to_onehot_y=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-4)
@@ -94,9 +111,9 @@ def learn(
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % config.every == 0:
+        if step % config.every == 0 or step == config.steps:
             rows.append({"step": step, **dice(network, *held_out)})
-    return rows
+    return Learnt(network.eval(), rows)
 
 
 @torch.no_grad()
@@ -112,9 +129,18 @@ def dice(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]
     return scores | {"mean": sum(scores.values()) / len(scores), "worst": min(scores.values())}
 
 
-def steps_to(rows: Sequence[dict[str, float]], wanted: float = GOOD) -> float:
-    """First step at which every organ reaches the wanted Dice, infinite if none."""
-    return next((row["step"] for row in rows if row["worst"] >= wanted), float("inf"))
+def evaluate(model: Segmenter, *, seed: int, count: int = 16) -> dict[str, float]:
+    """Dice of every organ on patients of the test split, for `mm zoo verify`.
+
+    Args:
+        model: With weights.
+        seed: Which patients; parts do not overlap.
+        count: Patients.
+    """
+    first = seed * count
+    scans = [render(draw_case(Split("test").seed(2 * (first + number))), model.config.patch) for number in range(count)]
+    labels = torch.stack([torch.from_numpy(scan.labels.astype("int64"))[None] for scan in scans])
+    return {f"dice_{name}": value for name, value in dice(model, _images(scans), labels).items()}
 
 
 def compare(
@@ -125,9 +151,9 @@ def compare(
     for seed in range(seeds):
         row: dict[str, Any] = {"seed": seed}
         for start in ("pretrained", "random"):
-            rows = learn(encoder, pretrained=start == "pretrained", seed=seed, config=config, device=device)
-            curves[f"{start} {seed}"] = rows
-            row |= {f"{start}_steps": steps_to(rows), f"{start}_worst": rows[-1]["worst"]}
+            found = learn(encoder, pretrained=start == "pretrained", seed=seed, config=config, device=device)
+            curves[f"{start} {seed}"] = found.rows
+            row |= {f"{start}_steps": found.steps_to_good, f"{start}_worst": found.rows[-1]["worst"]}
         table.append(row)
     return table, curves
 
@@ -136,16 +162,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="velvet_tiny", help="shipped name or model folder (default: velvet_tiny)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=TransferConfig.steps)
+    parser.add_argument("--seeds", type=int, default=3, help="networks of each kind (default: 3)")
+    for name in ("scans", "steps", "every", "batch_size", "lr"):
+        default = getattr(TransferConfig, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--out", help="train one network from the pre-trained encoder and write it to this folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true", help="machine-readable output with the curves")
     arguments = parser.parse_args(argv)
     model = load(arguments.model)
     if not isinstance(model, VelvetModel):
         raise ValueError(f"{arguments.model} holds a {type(model).__name__}, not a VelvetModel")
-    config = TransferConfig(steps=arguments.steps)
-    table, curves = compare(model.vision, arguments.seeds, config, arguments.device)
+    fields = {name: getattr(arguments, name) for name in ("scans", "steps", "every", "batch_size", "lr")}
+    config = TransferConfig(**fields)
+    if arguments.out:
+        found = learn(model.vision, pretrained=True, seed=0, config=config, device=arguments.device)
+        found.network.cpu().save_pretrained(arguments.out)
+        table, curves = found.rows, {}
+    else:
+        table, curves = compare(model.vision, arguments.seeds, config, arguments.device)
     if arguments.json:
         emit_json({"config": asdict(config), "table": table, "curves": curves})
     else:

@@ -34,7 +34,7 @@ from mm.medical.velvet.evaluate import (
 )
 from mm.medical.velvet.loss import LevelEmbeddings
 from mm.medical.velvet.module import VelvetModule
-from mm.medical.velvet.transfer import TransferConfig, dice, learn, steps_to
+from mm.medical.velvet.transfer import Learnt, TransferConfig, dice, learn
 from tests.medical.velvet.conftest import small_text, small_vision
 
 
@@ -253,13 +253,14 @@ def test_dice_of_a_perfect_and_of_an_empty_network():
 
 def test_steps_to_a_goal():
     rows = [{"step": 10, "worst": 0.5}, {"step": 20, "worst": 0.81}, {"step": 30, "worst": 0.79}]
-    assert steps_to(rows) == 20 and steps_to(rows[:1]) == float("inf")
+    network = torch.nn.Identity()
+    assert Learnt(network, rows).steps_to_good == 20 and Learnt(network, rows[:1]).steps_to_good == float("inf")
 
 
 @pytest.mark.slow
 def test_transfer_starts_from_the_encoder(tiny):
     config = TransferConfig(size=64, scans=1, held_out=1, batch_size=1, steps=2, every=1)
     encoder = VelvetModel(replace(tiny.config, vision=small_vision(embed_dim=12))).vision
-    rows = learn(encoder, pretrained=True, seed=0, config=config)
-    other = learn(encoder, pretrained=False, seed=0, config=config)
+    rows = learn(encoder, pretrained=True, seed=0, config=config).rows
+    other = learn(encoder, pretrained=False, seed=0, config=config).rows
     assert [row["step"] for row in rows] == [1, 2] and rows != other  # same seed, so the encoder makes the difference
