@@ -1,4 +1,4 @@
-"""Your own scans with their reports, as records: a text file beside each scan, or a table.
+"""Your own scans with their reports, as records: a text file beside each scan, or a table. Reports are scrubbed.
 
 scans/patient_1/before.nii.gz      scans/patient_1/before.txt
 scans/patient_2/ct/*.dcm           scans.csv: scan, report, patient
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mm.medical.datasets import Record, existing, hashed, needed, rows
 from mm.medical.tasks.cases import ScanCase, find_cases
+from mm.medical.volumes.deidentify_text import scrub_report
 
 SCAN_COLUMNS = ("scan", "image", "imagepath", "volumename", "file")
 REPORT_COLUMNS = ("report", "text", "caption", "findings", "findingsen")
@@ -34,7 +35,7 @@ def read_own_scans(folder: str | Path, table: str | Path | None = None) -> list[
     if table is not None:
         return read_table(table, folder)
     return [
-        Record(image=case.path, patient=hashed(_patient(case, folder)), report=case.report())
+        Record(image=case.path, patient=hashed(_patient(case, folder)), report=scrub_report(case.report())[0])
         for case in find_cases(folder)
     ]
 
@@ -58,7 +59,7 @@ def read_table(path: str | Path, root: str | Path) -> list[Record]:
         report = next((row[column].strip() for column in REPORT_COLUMNS if row.get(column, "").strip()), "")
         patient = next((row[column].strip() for column in PATIENT_COLUMNS if row.get(column, "").strip()), "")
         first = Path(name).parts[0] if len(Path(name).parts) > 1 else name
-        records.append(Record(image=image, patient=hashed(patient or first), report=report))
+        records.append(Record(image=image, patient=hashed(patient or first), report=scrub_report(report)[0]))
     return records
 
 

@@ -69,7 +69,7 @@ def run(argv: list[str]) -> int:
         if folder is not None:
             with write_aside(folder) as place:
                 place.mkdir()
-                if arguments.maps:
+                if arguments.maps and found.sentences:
                     save_maps(place, model, found)
                 found.page(model, f"Case {folder.name}").save(place / PAGE_FILE)
                 write_json(place / RESULT_FILE, result)

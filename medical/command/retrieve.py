@@ -62,6 +62,8 @@ def run(argv: list[str]) -> int:
     if arguments.json:
         emit_json({"note": NOTE, "hits": rows})
     else:
-        shown = [{name: value for name, value in row.items() if value not in ("", None)} for row in rows]
+        shown = [{n: v for n, v in row.items() if n != "report" and v != ""} for row in rows]
         emit_table(shown, title="nearest first, research use only")
+        for number, hit in enumerate(hits, 1):
+            print(f"{number}. {hit.report or 'no report'}")
     return OK

@@ -107,13 +107,22 @@ class TaskMethods:
 
         return retrieve(cast(Any, self), query, index, k, config)
 
-    def ask(self, scan: Scan, question: str, *, choices: tuple[str, ...] = (), max_new_tokens: int = 50) -> Answer:
+    def ask(
+        self,
+        scan: Scan,
+        question: str,
+        *,
+        choices: tuple[str, ...] = (),
+        window: str | None = None,
+        max_new_tokens: int = 50,
+    ) -> Answer:
         """Answer a question about a scan.
 
         Args:
             scan: `Volume` or path.
             question: A sentence; the model knows what it was trained on.
             choices: Answers to choose from; they are appended to the question, as published.
+            window: Intensity window; default as `embed`.
             max_new_tokens: Longest answer.
 
         Raises:
@@ -123,10 +132,17 @@ class TaskMethods:
         from mm.medical.tasks.answering import ask
 
         writer = cast("Writer", self.part("writer", "a question"))
-        return ask(cast(Any, self), writer, scan, question, choices=choices, max_new_tokens=max_new_tokens)
+        options: dict[str, Any] = {"choices": choices, "window": window, "max_new_tokens": max_new_tokens}
+        return ask(cast(Any, self), writer, scan, question, **options)
 
     def report(
-        self, scan: Scan, *, index: ScanIndex | str | Path | None = None, k: int = 3, max_new_tokens: int = 512
+        self,
+        scan: Scan,
+        *,
+        index: ScanIndex | str | Path | None = None,
+        k: int = 3,
+        window: str | None = None,
+        max_new_tokens: int = 512,
     ) -> DraftReport:
         """A draft report, for research only, with the nearest reports of an index as its references.
 
@@ -134,6 +150,7 @@ class TaskMethods:
             scan: `Volume` or path.
             index: Where references come from; None gives none.
             k: How many references.
+            window: Intensity window; default as `embed`.
             max_new_tokens: Longest text.
 
         Raises:
@@ -142,4 +159,5 @@ class TaskMethods:
         from mm.medical.tasks.answering import draft_report
 
         writer = cast("Writer", self.part("writer", "a report"))
-        return draft_report(cast(Any, self), writer, scan, index=index, k=k, max_new_tokens=max_new_tokens)
+        options: dict[str, Any] = {"index": index, "k": k, "window": window, "max_new_tokens": max_new_tokens}
+        return draft_report(cast(Any, self), writer, scan, **options)
