@@ -119,6 +119,7 @@ TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture,
 TABS.add("prune", "mm.app.tabs.prune:build", about="Prune: fewer visual tokens, what is kept and what it costs")
 TABS.add("adaptive", "mm.app.tabs.adaptive:build", about="Adaptive: a first look, the full picture on request")
 TABS.add("search", "mm.app.tabs.search:build", about="Search: name and find pictures by free text")
+TABS.add("ct", "mm.app.tabs.ct:build", about="CT: organs, nearest reports and a draft report of a scan, for research")
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
@@ -147,6 +148,6 @@ VERBS.add("flame", "mm.encoders.flame.command:run", about="embed captions once; 
 VERBS.add("codec", "mm.codecs.semanticodec.command:run", about="sound to discrete tokens and back: SemantiCodec")
 VERBS.add("video", "mm.codecs.semantic_vq.command:run", about="video frames to semantic codes: E-ViLM's tokenizer")
 VERBS.add("cad", "mm.cad.command:run", about="CAD programs: generate, build, convert, score")
-VERBS.add("medical", "mm.medical.command:run", about="CT scans: inspect, segment, search, ask, draft reports, de-identify")
+VERBS.add("medical", "mm.medical.command:run", about="CT scans: segment, search, ask, draft reports, de-identify")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")

@@ -43,11 +43,20 @@ def small_view(volume: Volume, window: str | Window | None = None, edge: int = S
 
 def thinned(volume: Volume, largest: int = 160) -> Volume:
     """Every n-th voxel, so that no axis has more than `largest`: a page shows no more, and maps stay small."""
-    steps = [-(-size // largest) for size in volume.hu.shape]
+    steps = thinning(volume.hu.shape, largest)
     affine = volume.affine.copy()
-    affine[:3, :3] = affine[:3, :3] * steps
-    x, y, z = (slice(None, None, step) for step in steps)
-    return Volume.from_array(volume.hu[x, y, z], affine, unit=volume.unit, provenance=volume.provenance)
+    affine[:3, :3] = affine[:3, :3] * [step.step for step in steps]
+    return Volume.from_array(volume.hu[steps], affine, unit=volume.unit, provenance=volume.provenance)
+
+
+def thinning(shape: tuple[int, ...], largest: int = 160) -> tuple[slice, ...]:
+    """Which voxels `thinned` keeps; the same slices thin a label map.
+
+    Example:
+        >>> thinning((512, 100), 160)
+        (slice(None, None, 4), slice(None, None, 1))
+    """
+    return tuple(slice(None, None, -(-size // largest)) for size in shape)
 
 
 def png_of_pixels(pixels: NDArray[np.uint8], scale: int = 1) -> bytes:

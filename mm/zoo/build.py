@@ -100,6 +100,12 @@ RECIPES = {
         about="VELVET-Med with 0.7 million parameters: volumes of 36 voxels and their reports.",
         data="procedural CT phantoms of mm.medical.phantoms and their reports (training seeds); no patient",
     ),
+    "velvet_tiny_writer": Recipe(
+        config="medical/writer",
+        about="Answers to questions and draft reports on frozen velvet_tiny: its fused question states in front of a "
+        "Llama of a few hundred thousand parameters.",
+        data="questions and reports about procedural CT phantoms of mm.medical.phantoms (training seeds); no patient",
+    ),
 }
 
 
