@@ -33,7 +33,7 @@ from mm.checkpoint import shipped_names  # noqa: E402  (after the check that the
 grey = np.full((64, 64, 3), 128, dtype=np.uint8)
 for name in shipped_names():
     model: Any = mm.load(name)
-    if hasattr(model, "ask") and hasattr(model, "prepare"):  # needs tokenizer, chat template and preprocessing
+    if hasattr(model, "ask") and not hasattr(model, "encode_volume"):  # needs tokenizer, chat template, preprocessing
         print(f"{name} answers {model.ask(grey, 'is it red?', max_new_tokens=2)!r}")
 print(f"shipped weights load: {', '.join(shipped_names())}")
 assert shipped_names(), "no weights ship with the wheel"

@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
         from mm.pruning.visionthink.command import answer as adaptively
 
         return adaptively(model, images, arguments)
-    if not hasattr(model, "ask") or not hasattr(model, "prepare"):  # a model of scans answers `mm medical ask`
+    if not hasattr(model, "ask") or hasattr(model, "encode_volume"):  # a model of scans has `mm medical ask`
         raise ValueError(f"--model {arguments.model}: a {type(model).__name__} does not answer questions on pictures")
     start = time.perf_counter()
     answer = model.ask(images, arguments.prompt)
