@@ -171,9 +171,10 @@ def _attention(page: Page, model: VelvetModel, data: HeldOut) -> None:
 
     page.heading("Where a sentence looks")
     chosen = list(_findings(data))[:SHOWN]
+    volumes, texts = embed(model, data)
     figure, axes = plt.subplots(1, len(chosen), figsize=(3.4 * len(chosen), 3.9))
     for axis, (patient, sentence, text, scan, number) in zip(axes, chosen, strict=True):
-        grid = sentence_attention(model, data.cases[patient], data.volumes[patient])[sentence]
+        grid = sentence_attention(model, volumes, texts, patient)[sentence]
         _show_attention(axis, scan, scan.lesions == number + 1, _enlarged(grid, scan.hu.shape[0]))
         axis.set_title(_wrapped(text, 34), fontsize=8)
     page.figure(

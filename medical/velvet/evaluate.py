@@ -16,9 +16,11 @@ from mm.data.split import Split
 from mm.kernels import local_attention
 from mm.medical.phantom_reports import attribute_words, described, report
 from mm.medical.phantoms import Case, change_one, draw_case, render
+from mm.medical.velvet.config import LEVELS
 from mm.medical.velvet.data import windowed
 from mm.medical.velvet.loss import LevelEmbeddings
 from mm.medical.velvet.model import MATCHES, VelvetModel
+from mm.medical.velvet.vision import VolumeFeatures
 from mm.metrics.scores import recall_at_k
 
 GALLERY = 64
@@ -38,7 +40,7 @@ class HeldOut:
         return [report(case) for case in self.cases]
 
 
-def held_out(seed: int, count: int, size: int = 36) -> HeldOut:
+def held_out(seed: int, count: int, size: int = 48) -> HeldOut:
     """Patients of the test split.
 
     Args:
@@ -60,7 +62,7 @@ def held_out(seed: int, count: int, size: int = 36) -> HeldOut:
 
 
 @torch.no_grad()
-def evaluate(model: VelvetModel, *, seed: int, count: int = 256) -> dict[str, float]:
+def evaluate(model: VelvetModel, *, seed: int, count: int = 128) -> dict[str, float]:
     """All scores of the demonstration.
 
     Args:
@@ -69,26 +71,40 @@ def evaluate(model: VelvetModel, *, seed: int, count: int = 256) -> dict[str, fl
         count: Patients per score, a multiple of 64.
     """
     model.eval()
-    data = held_out(seed, count, model.config.vision.volume_size)
+    return all_scores(model, held_out(seed, count, model.config.vision.volume_size))
+
+
+def all_scores(model: VelvetModel, data: HeldOut) -> dict[str, float]:
+    """Every score on the same patients; their volumes are encoded once."""
+    features = encode(model, data)
     return {
-        **retrieval(model, data),
-        **hidden_attributes(model, data),
-        **matching(model, data),
-        **pointing(model, data),
+        **retrieval(model, data, features),
+        **hidden_attributes(model, data, features),
+        **matching(model, data, features),
+        **pointing(model, data, features),
     }
 
 
-def embed(model: VelvetModel, data: HeldOut) -> tuple[LevelEmbeddings, LevelEmbeddings]:
+@torch.no_grad()
+def encode(model: VelvetModel, data: HeldOut) -> VolumeFeatures:
+    """Features of all volumes."""
+    parts = [model.encode_volume(part) for part in _parts(model, data.volumes)]
+    levels = {level: torch.cat([getattr(part, level) for part in parts]) for level in LEVELS}
+    return VolumeFeatures(**levels)
+
+
+@torch.no_grad()
+def embed(
+    model: VelvetModel, data: HeldOut, features: VolumeFeatures | None = None
+) -> tuple[LevelEmbeddings, LevelEmbeddings]:
     """Level vectors of all volumes and all reports."""
-    volumes = [model.volume_embeddings(model.encode_volume(part)) for part in _parts(model, data.volumes)]
-    texts = model.encode_text(**model.tokenize(data.reports)).embeddings
-    merged = {level: torch.cat([getattr(part, level) for part in volumes]) for level in model.config.levels}
-    return LevelEmbeddings(**merged, grids=volumes[0].grids), texts
+    volumes = model.volume_embeddings(features or encode(model, data))
+    return volumes, model.encode_text(**model.tokenize(data.reports)).embeddings
 
 
-def retrieval(model: VelvetModel, data: HeldOut) -> dict[str, float]:
+def retrieval(model: VelvetModel, data: HeldOut, features: VolumeFeatures | None = None) -> dict[str, float]:
     """R@1 among 64 pairs, mean of both directions; the same when every volume is asked for another's report."""
-    volumes, texts = embed(model, data)
+    volumes, texts = embed(model, data, features)
     right, shuffled = [], []
     for start in range(0, len(data.cases), GALLERY):
         rows = slice(start, start + GALLERY)
@@ -100,13 +116,15 @@ def retrieval(model: VelvetModel, data: HeldOut) -> dict[str, float]:
     return {"retrieval_r1_of_64": sum(right) / len(right), "retrieval_shuffled": sum(shuffled) / len(shuffled)}
 
 
-def hidden_attributes(model: VelvetModel, data: HeldOut) -> dict[str, float]:
+@torch.no_grad()
+def hidden_attributes(model: VelvetModel, data: HeldOut, features: VolumeFeatures | None = None) -> dict[str, float]:
     """Attribute words hidden one at a time: share that is restored with the right, another and an empty volume."""
     masked, rows, answers = hide_attributes(model, data.cases)
-    volumes = {"right": data.volumes, "wrong": data.volumes.roll(1, dims=0), "empty": torch.zeros_like(data.volumes)}
+    right = model.visual_memory(features or encode(model, data))
+    empty = model.visual_memory(model.encode_volume(torch.zeros_like(data.volumes[:1]).to(model.device)))
+    memories = {"right": right, "wrong": right.roll(1, dims=0), "empty": empty.expand_as(right)}
     scores = {}
-    for name, scans in volumes.items():
-        memory = torch.cat([model.visual_memory(model.encode_volume(part)) for part in _parts(model, scans)])
+    for name, memory in memories.items():
         hits = []
         for index in torch.arange(len(rows)).split(256):
             tokens = {key: value[index] for key, value in masked.items()}
@@ -154,11 +172,12 @@ def masked_logits(model: VelvetModel, tokens: dict[str, Tensor], memory: Tensor)
     return model.word_logits(states[torch.arange(len(place), device=place.device), place])
 
 
-def matching(model: VelvetModel, data: HeldOut) -> dict[str, float]:
+@torch.no_grad()
+def matching(model: VelvetModel, data: HeldOut, features: VolumeFeatures | None = None) -> dict[str, float]:
     """The match head on reports that differ by one attribute: which of the two, and each alone at probability 1/2."""
     wrong = [report(change_one(case, case.seed + 1)) for case in data.cases]
     scores = {}
-    memory = torch.cat([model.visual_memory(model.encode_volume(part)) for part in _parts(model, data.volumes)])
+    memory = model.visual_memory(features or encode(model, data))
     for name, reports in (("right", data.reports), ("wrong", wrong)):
         text = model.encode_text(**model.tokenize(reports))
         logits = model.match_logits(text.states, text.visible, memory)
@@ -170,14 +189,15 @@ def matching(model: VelvetModel, data: HeldOut) -> dict[str, float]:
     }
 
 
-def pointing(model: VelvetModel, data: HeldOut) -> dict[str, float]:
+def pointing(model: VelvetModel, data: HeldOut, features: VolumeFeatures | None = None) -> dict[str, float]:
     """Where sentences look: share of findings whose most attended region of the sentence level holds the finding.
 
     The chance is the share of regions that hold it, on average.
     """
     hits, chances = [], []
-    for case, volume in zip(data.cases, data.volumes, strict=True):
-        found = sentence_attention(model, case, volume)
+    volumes, texts = embed(model, data, features)
+    for number, case in enumerate(data.cases):
+        found = sentence_attention(model, volumes, texts, number)
         lesions = torch.from_numpy(render(case, model.config.vision.volume_size).lesions)
         for row, (finding, _) in enumerate(described(case)):
             if finding is None or case.findings[finding].place == "scan":
@@ -189,28 +209,27 @@ def pointing(model: VelvetModel, data: HeldOut) -> dict[str, float]:
 
 
 @torch.no_grad()
-def sentence_attention(model: VelvetModel, case: Case, volume: Tensor) -> Tensor:
+def sentence_attention(model: VelvetModel, volumes: LevelEmbeddings, texts: LevelEmbeddings, number: int) -> Tensor:
     """Which regions each sentence of a patient's report attends to.
 
     Args:
-        model: With a sentence level.
-        case: Whose report.
-        volume: (1, X, X, X) in 0 .. 1.
+        model: Gives the temperatures.
+        volumes: Of all patients, with a sentence level.
+        texts: Of all patients.
+        number: Which patient.
 
     Returns:
         (sentences, h, w, d); every sentence sums to 1.
     """
-    features = model.volume_embeddings(model.encode_volume(volume[None].to(model.device)))
-    sentences = model.encode_text(**model.tokenize([report(case)])).embeddings
-    if features.sentence is None or sentences.sentence is None or sentences.sentence_keep is None:
+    if volumes.sentence is None or texts.sentence is None or texts.sentence_keep is None:
         raise ValueError("this model has no sentence level; see `levels` of its config")
     attention = local_attention(
-        features.sentence[0],
-        sentences.sentence[0][sentences.sentence_keep[0]],
+        volumes.sentence[number],
+        texts.sentence[number][texts.sentence_keep[number]],
         region_temperature=model.config.local.region_temperature,
         pre_scale=model.config.local.pre_scale,
     )
-    return attention.unflatten(1, features.grids["sentence"])
+    return attention.unflatten(1, volumes.grids["sentence"])
 
 
 def _regions_with(mask: Tensor, grid: Sequence[int]) -> Tensor:

@@ -45,7 +45,7 @@ def mine_pairs(
         similarity: Report similarity, rows are volumes, (B, B); no gradient flows through the draw.
         temperature: Divides it; smaller draws harder negatives.
         positives: True for pairs that belong together and must not be drawn, (B, B) bool.
-        generator: Draws, on the CPU; None uses torch's own.
+        generator: Draws, on the CPU; None uses torch's own where the similarities are.
 
     Returns:
         The pairs, or None for a batch of one, which has no negatives.
@@ -71,8 +71,9 @@ def mine_pairs(
 
 
 def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One column per row; the random numbers come from the CPU so that a seed means the same on every device."""
-    u = torch.rand(len(weights), 1, generator=generator).to(weights.device)
+    """One column per row; a generator is the CPU's, so that a seed means the same on every device."""
+    where = weights.device if generator is None else generator.device
+    u = torch.rand(len(weights), 1, generator=generator, device=where).to(weights.device)
     total = weights.cumsum(1)
     # the first column whose running sum passes u: never one of weight zero
     column = torch.searchsorted(total, u * total[:, -1:], right=True)[:, 0]

@@ -56,6 +56,8 @@ class ObjectiveConfig:
     """Masked words read without the volume."""
     label_smoothing: float = 0.1
     """Of the report contrast."""
+    word_pairs: int = 0
+    """Pairs, from the first on, that the word contrast compares; 0 = all. Its memory grows with their square."""
     view_temperature: float = 0.5
     """Of the view contrast."""
     mask_share: float = 0.15
@@ -79,7 +81,7 @@ def pretraining_losses(
     model: VelvetModel,
     batch: Mapping[str, Tensor],
     config: ObjectiveConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> tuple[Tensor, Losses]:
     """Total and single losses of one batch.
 
@@ -88,7 +90,7 @@ def pretraining_losses(
         batch: `volume` (B, 1, N, N, N), the fields of `TokenBatch`, and for the vision losses `corrupted` and `target`
             (2 B, 1, N, N, N) and `turns` (2 B,), see `make_views`.
         config: Weights.
-        generator: Hides words and draws negatives; on the CPU.
+        generator: Hides words and draws negatives, on the CPU; None draws on the device, so that nothing waits for it.
 
     Raises:
         ValueError: a loss is switched on whose head or batch entry is missing.
@@ -122,15 +124,23 @@ def _contrast(
     off: dict[str, None] = {level: None for level in LEVELS if not getattr(config, level)}
     if len(off) == len(LEVELS):
         return {}
-    volume = replace(volume, **off)  # type: ignore[arg-type]
-    return hierarchical_contrastive_loss(
-        volume,
-        reports,
-        temperature=model.temperature(),
-        label_smoothing=config.label_smoothing,
-        local=model.config.local,
-        positives=positives,
-    )
+
+    def contrast(left_out: tuple[str, ...], rows: slice) -> Losses:
+        without: dict[str, None] = dict.fromkeys(left_out)
+        return hierarchical_contrastive_loss(
+            replace(volume[rows], **without),  # type: ignore[arg-type]
+            reports[rows],
+            temperature=model.temperature(),
+            label_smoothing=config.label_smoothing,
+            local=model.config.local,
+            positives=None if positives is None else positives[rows, rows],
+        )
+
+    if not config.word or not config.word_pairs:
+        return contrast(tuple(off), slice(None))
+    some = tuple(level for level in LEVELS if level != "word")
+    found = {} if set(some) <= set(off) else contrast((*off, "word"), slice(None))
+    return found | contrast(some, slice(config.word_pairs))
 
 
 def _match(
@@ -138,7 +148,7 @@ def _match(
     memory: Tensor,
     features: VolumeFeatures,
     text: EncodedText,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     positives: Tensor | None,
 ) -> Losses:
     volume = model.volume_embeddings(features)
@@ -156,7 +166,7 @@ def _masked(
     tokens: Mapping[str, Tensor],
     visible: Tensor,
     config: ObjectiveConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     memory: Tensor | None,
 ) -> Tensor:
     """Masked words with the volume (all layers) or without (text layers)."""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mm.checkpoint import write_aside
 from mm.data.split import Split
-from mm.medical.phantom_reports import report
-from mm.medical.phantoms import FIELD_OF_VIEW_MM, Case, render
+from mm.medical.phantom_reports import NORMAL, TEMPLATES, report
+from mm.medical.phantoms import CHOICES, FIELD_OF_VIEW_MM, Case, render
 from mm.medical.velvet.data import MAX_TOKENS, WINDOW_HU, phantom_tokenizer, twin_case
 
 QUIET = {"noise": 0.0, "streaks": 0.0}
@@ -108,15 +108,16 @@ class PhantomPool:
             old = [self.patients[name]] if self.patients.get(name) is not None else []
             self.patients[name] = torch.cat([*old, *(part[name].to(self.device) for part in shards)])
 
-    def batch(self, size: int, *, twins: bool = True) -> dict[str, Tensor]:
+    def batch(self, size: int, *, twins: bool = True, length: int | None = None) -> dict[str, Tensor]:
         """A random batch with fresh noise.
 
         Args:
             size: Samples (B), even with twins.
             twins: Patients side by side with their twins, or each alone.
+            length: Tokens to keep, at least those of the longest report; None cuts to it.
 
         Returns:
-            `volume` (B, 1, N, N, N) in 0 .. 1 and the fields of `TokenBatch`, cut to the longest report.
+            `volume` (B, 1, N, N, N) in 0 .. 1 and the fields of `TokenBatch` (B, length).
         """
         pairs = torch.randint(len(self) // 2, (size // 2 if twins else size,), generator=self.choice)
         if twins:
@@ -126,8 +127,18 @@ class PhantomPool:
         index = rows.to(self.device)
         found = {name: value[index] for name, value in self.patients.items()}
         volume = windowed_with_noise(found.pop("hu"), self.noise)
-        length = int(found["attention_mask"].sum(1).max())
+        length = length or int(found["attention_mask"].sum(1).max())
         return {"volume": volume, **{name: value[:, :length] for name, value in found.items()}}
+
+
+def longest_report() -> int:
+    """Tokens of the longest report that a phantom can have: every place with the longer of its wordings."""
+    total = 1
+    for place, wordings in TEMPLATES.items():
+        words = {name: values[0] for name, values in CHOICES[place].items()}
+        texts = [text.format(**words) for text in wordings] + list(NORMAL.get(place, ()))
+        total += max(int(phantom_tokenizer()([[text]]).attention_mask.sum()) - 1 for text in texts)
+    return total
 
 
 def windowed_with_noise(hu: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,27 +11,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mm.checkpoint import config_from_dict
+from mm.medical.velvet.captured import CapturedStep, step
 from mm.medical.velvet.centre import centre_levels
 from mm.medical.velvet.config import VelvetConfig
 from mm.medical.velvet.data import phantom_tokenizer
-from mm.medical.velvet.evaluate import HeldOut, held_out, hidden_attributes, matching, pointing, retrieval
+from mm.medical.velvet.evaluate import HeldOut, all_scores, held_out
 from mm.medical.velvet.model import VelvetModel
 from mm.medical.velvet.objectives import ObjectiveConfig, pretraining_losses
-from mm.medical.velvet.pool import PhantomPool, write_pool
+from mm.medical.velvet.pool import PhantomPool, longest_report, write_pool
 from mm.medical.velvet.presets import tiny_config
 
 OBJECTIVE = ObjectiveConfig(views=0.0, rotation=0.0, reconstruction=0.0, mask_share=0.3)
-"""The views help segmentation of real scans; phantoms don't need them."""
+"""Without the views of crops: they cost two more passes of the vision encoder per step."""
+TRIAL = 7
+"""Part of the test split that runs are scored on along the way; the shipped figures are of part 0."""
+LONGEST = longest_report()
+"""Tokens of the longest report that phantoms can have; one shape for all batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,8 @@ class RecipeConfig:
     """Share of the run without twins: the contrast first tells patients apart, then one word."""
     seed: int = 0
     """Of weights, batches, masked words and negatives."""
+    eager: bool = False
+    """Launch every operation from Python on a GPU, too."""
     report_every: float = 60.0
     """Seconds between two lines of scores."""
     objective: ObjectiveConfig = field(default_factory=lambda: OBJECTIVE)
@@ -66,45 +75,61 @@ def train(model: VelvetModel, pool: PhantomPool, config: RecipeConfig, *, out: P
         out: Folder of the run.
         more: Folder with further files of the pool, looked at every hundred steps.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    generator = torch.Generator().manual_seed(config.seed)
-    centre_levels(model, pool.batch(64, twins=False))
-    data = held_out(7, 128, model.config.vision.volume_size)
-    model.train()
-    begun, due, step = time.perf_counter(), config.report_every, 0
+    learn = _learner(model, pool, config)
+    data = held_out(TRIAL, 128, model.config.vision.volume_size)
+    begun, due, steps = time.perf_counter(), config.report_every, 0
     running: dict[str, float] = {}
     while (spent := time.perf_counter() - begun) < config.seconds:
         done = spent / config.seconds
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * rate(done)
-        if more is not None and step % 100 == 0:
+        if more is not None and steps % 100 == 0:
             pool.read(more)
-        batch = pool.batch(config.batch_size, twins=done >= config.easy)
-        loss, losses = pretraining_losses(model, batch, config.objective, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if step % 20 == 0:
+        batch = pool.batch(config.batch_size, twins=done >= config.easy, length=LONGEST)
+        losses = learn(batch, config.lr * rate(done))
+        steps += 1
+        if steps % 20 == 0:
             for name, value in losses.items():
                 running[name] = 0.8 * running.get(name, float(value)) + 0.2 * float(value)
         if spent > due:
             due += config.report_every
-            keep(
-                model,
-                out,
-                {"seconds": round(spent), "step": step, "patients": len(pool), **running, **scores(model, data)},
-            )
-    keep(model, out, {"seconds": config.seconds, "step": step, "patients": len(pool), **running, **scores(model, data)})
+            keep(model, out, _row(spent, steps, pool) | running | scores(model, data))
+    keep(model, out, _row(config.seconds, steps, pool) | running | scores(model, data))
+
+
+def _learner(
+    model: VelvetModel, pool: PhantomPool, config: RecipeConfig
+) -> Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]:
+    """(batch, learning rate) -> losses, after one optimiser step; recorded as a CUDA graph on a GPU."""
+    gpu = pool.device.type == "cuda" and not config.eager
+    generator = None if gpu else torch.Generator().manual_seed(config.seed)
+    parameters = list(model.train().parameters())
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=torch.tensor(1e-8, device=pool.device) if gpu else config.lr,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
+        capturable=gpu,
+    )
+
+    def compute(batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return pretraining_losses(model, batch, config.objective, generator)
+
+    captured = None
+    if gpu:
+        captured = CapturedStep(compute, parameters, optimizer, pool.batch(config.batch_size, length=LONGEST))
+
+    def learn(batch: Mapping[str, Tensor], lr: float) -> dict[str, Tensor]:
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"].fill_(lr) if gpu else lr
+        return captured(batch) if captured else step(compute, parameters, optimizer, batch)
+
+    return learn
 
 
 def rate(done: float, warmup: float = 0.05, floor: float = 0.01) -> float:
     """Share of the peak rate when this share of the run is done."""
     if done < warmup:
         return done / warmup
-    angle = torch.pi * (done - warmup) / (1 - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(angle))))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
 def _row(seconds: float, step: int, pool: PhantomPool) -> dict[str, Any]:
@@ -114,9 +139,7 @@ def _row(seconds: float, step: int, pool: PhantomPool) -> dict[str, Any]:
 def scores(model: VelvetModel, data: HeldOut) -> dict[str, float]:
     """The scores of `mm.medical.velvet.evaluate`, on other held-out patients than those of the shipped figures."""
     model.eval()
-    with torch.no_grad():
-        found = {**retrieval(model, data), **hidden_attributes(model, data), **matching(model, data)}
-        found |= pointing(model, data)
+    found = all_scores(model, data)
     model.train()
     return found
 
@@ -151,12 +174,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", default="{}", help='fields of RecipeConfig as JSON, for instance {"seconds": 60}')
     parser.add_argument("--objective", default="{}", help="fields of ObjectiveConfig as JSON")
     parser.add_argument("--model", default="{}", help="fields of VelvetConfig as JSON")
+    parser.add_argument("--start", type=Path, help="go on from the model in this folder")
     arguments = parser.parse_args(argv)
     if arguments.pool is None and arguments.out is None:
         parser.error("give --out, --pool or both")
     pool_folder = arguments.pool or arguments.out / "pool"
     torch.manual_seed(0)
     model = VelvetModel(changed(tiny_config(), json.loads(arguments.model)), tokenizer=phantom_tokenizer())
+    if arguments.start:
+        model = VelvetModel.from_pretrained(arguments.start)
     if arguments.patients:
         for path in write_pool(
             pool_folder, arguments.patients, model.config.vision.volume_size, workers=arguments.workers
@@ -173,7 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
-    train(model.to(arguments.device), pool, config, out=arguments.out, more=pool_folder)
+    model.to(arguments.device)
+    if not arguments.start:
+        centre_levels(model, pool.batch(64, twins=False))
+    train(model, pool, config, out=arguments.out, more=pool_folder)
     return 0
 
 

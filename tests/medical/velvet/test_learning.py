@@ -1,0 +1,71 @@
+"""Learning signals of the shipped weights on held-out phantoms; random and shuffled models fail the same checks."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("monai")
+
+import mm
+from mm.checkpoint import shipped_names
+from mm.medical.velvet.evaluate import all_scores, encode, held_out, hidden_attributes, matching, retrieval
+from mm.medical.velvet.presets import velvet_tiny
+from mm.medical.velvet.transfer import TransferConfig, compare
+from mm.medical.velvet.vision import VolumeFeatures
+
+PATIENTS = 64
+shipped = pytest.mark.skipif("velvet_tiny" not in shipped_names(), reason="velvet_tiny does not ship")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return held_out(3, PATIENTS)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mm.load("velvet_tiny")
+
+
+@pytest.fixture(scope="module")
+def features(model, data):
+    return encode(model, data)
+
+
+def learnt(scores: dict[str, float]) -> dict[str, bool]:
+    """Which learning signals are there."""
+    right, wrong = (scores[f"hidden_attribute_{name}_volume"] for name in ("right", "wrong"))
+    return {
+        "retrieval": scores["retrieval_r1_of_64"] >= 0.6,
+        "shuffled retrieval at chance": scores["retrieval_shuffled"] <= 0.06,
+        "hidden words": right >= 0.6 and right - wrong >= 0.1,
+        "hard negatives": scores["hard_negative_choice"] >= 0.8,
+        "pointing": scores["pointing"] >= 2 * scores["pointing_chance"],
+    }
+
+
+def test_a_random_model_shows_no_signal(data):
+    found = learnt(all_scores(velvet_tiny(vision_heads=False), data))
+    assert not any(value for name, value in found.items() if name != "shuffled retrieval at chance"), found
+
+
+@shipped
+def test_the_shipped_model_shows_every_signal(model, data):
+    scores = all_scores(model, data)
+    assert all(learnt(scores).values()), scores
+
+
+@shipped
+def test_with_the_volumes_of_others_the_shipped_model_shows_none(model, data, features):
+    other = VolumeFeatures(**{level: value.roll(1, dims=0) for level, value in features.__dict__.items()})
+    scores = {**retrieval(model, data, other), **hidden_attributes(model, data, other), **matching(model, data, other)}
+    found = learnt(scores | {"pointing": 0.0, "pointing_chance": 1.0})
+    assert not (found["retrieval"] or found["hidden words"] or found["hard negatives"]), scores
+
+
+@shipped
+@pytest.mark.slow
+def test_segmentation_learns_in_fewer_steps_from_the_shipped_encoder(model):
+    table, _ = compare(model.vision, 3, TransferConfig(), "cpu")
+    for row in table:
+        assert row["pretrained_worst"] >= 0.8 and row["pretrained_steps"] < row["random_steps"], table
