@@ -80,6 +80,7 @@ DATA.add("weave_prompts", "mm.pruning.visionthink.data:PromptData")
 DATA.add("phantoms", "mm.medical.velvet.data:PhantomData")
 DATA.add("phantom_dialogues", "mm.medical.tasks.phantom_dialogues:DialogueData")
 DATA.add("medical_folder", "mm.medical.folder_data:MedicalFolder")
+DATA.add("labelled_scans", "mm.medical.labelled_data:LabelledScans")
 
 MODULES.add("flame_embed", "mm.encoders.flame.store_predict:CaptionEmbedding")
 MODULES.add("flame", "mm.encoders.flame.module:FlameModule")
@@ -95,6 +96,7 @@ MODULES.add("semanticodec_vocoder", "mm.codecs.semanticodec.vocoder_module:Vocod
 MODULES.add("visionthink_warm_start", "mm.pruning.visionthink.module:WarmStartModule")
 MODULES.add("visionthink", "mm.pruning.visionthink.module:GrpoModule")
 MODULES.add("velvet", "mm.medical.velvet.module:VelvetModule")
+MODULES.add("velvet_segment", "mm.medical.tasks.segment_module:SegmentModule")
 MODULES.add("velvet_own", "mm.medical.folder_module:OwnVelvetModule")
 MODULES.add("velvet_writer", "mm.medical.tasks.writer_module:WriterModule")
 
