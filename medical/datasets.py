@@ -79,12 +79,12 @@ def read_decathlon(path: str | Path, section: str = "training") -> list[Record]:
         item = {"image": entry} if isinstance(entry, str) else entry
         if not isinstance(item, dict) or not isinstance(item.get("image"), str):
             raise ValueError(f"entry {number} of {section!r} names no image (several channels per case are not read)")
-        image = _existing(path.parent, item["image"], f"image of entry {number}")
+        image = existing(path.parent, item["image"], f"image of entry {number}")
         label = item.get("label")
         records.append(
             Record(
                 image=image,
-                label=None if label is None else _existing(path.parent, label, f"label of entry {number}"),
+                label=None if label is None else existing(path.parent, label, f"label of entry {number}"),
                 patient=hashed(str(item.get("patient") or stem(image))),
                 report=str(item.get("report", "")),
             )
@@ -152,8 +152,8 @@ def read_m3d(path: str | Path, root: str | Path | None = None) -> list[Record]:
     path = Path(path)
     root = Path(root) if root is not None else path.parent
     records = []
-    for line, row in _rows(path):
-        name = _needed(row, line, "imagepath", "image")
+    for line, row in rows(path):
+        name = needed(row, line, "imagepath", "image")
         letter = row.get("answerchoice", "").strip().upper()
         choices = tuple(value for key in "abcd" if (value := row.get(f"choice{key}", "").strip()))
         answer = row.get("answer", "").strip()
@@ -161,7 +161,7 @@ def read_m3d(path: str | Path, root: str | Path | None = None) -> list[Record]:
             answer = choices["ABCD".index(letter)]
         records.append(
             Record(
-                image=_existing(root, name, f"image of line {line}"),
+                image=existing(root, name, f"image of line {line}"),
                 patient=hashed(_m3d_study(name)),
                 report=row.get("report", row.get("text", row.get("caption", ""))).strip(),
                 question=row.get("question", "").strip(),
@@ -186,12 +186,12 @@ def read_ct_rate(path: str | Path, root: str | Path | None = None) -> list[Recor
     path = Path(path)
     root = Path(root) if root is not None else path.parent
     records = []
-    for line, row in _rows(path):
-        name = _needed(row, line, "volumename", "image")
+    for line, row in rows(path):
+        name = needed(row, line, "volumename", "image")
         base = stem(Path(name))
         parts = base.rsplit("_", 2)  # patient_scan_reconstruction
         nested = f"{parts[0]}/{parts[0]}_{parts[1]}/{name}" if len(parts) == 3 else name
-        image = _existing(root, nested if (root / nested).is_file() else name, f"volume of line {line}")
+        image = existing(root, nested if (root / nested).is_file() else name, f"volume of line {line}")
         findings = row.get("findingsen", row.get("findings", "")).strip()
         impression = row.get("impressionsen", row.get("impression", row.get("impressions", ""))).strip()
         report = " ".join(part for part in (findings, impression) if part)
@@ -224,7 +224,8 @@ def _m3d_study(name: str) -> str:
     return numbered[-1] if numbered else "/".join(folders) or stem(Path(name))
 
 
-def _existing(root: Path, name: str, what: str) -> Path:
+def existing(root: Path, name: str, what: str) -> Path:
+    """A path that a list names, once it is known to be there."""
     path = (root / name.replace("\\", "/")).resolve()
     if not path.exists():
         raise FileNotFoundError(f"{what} is not there (names are not repeated here, they may name a person)")
@@ -243,7 +244,7 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells by simplified column name; an empty table is an error."""
     if not path.is_file():
         raise FileNotFoundError("there is no such table")
@@ -261,7 +262,8 @@ def _simple(column: str) -> str:
     return re.sub(r"[\s_]+", "", column).casefold()
 
 
-def _needed(row: Mapping[str, str], line: int, *columns: str) -> str:
+def needed(row: Mapping[str, str], line: int, *columns: str) -> str:
+    """The first of some columns that is filled."""
     for column in columns:
         if row.get(column, "").strip():
             return row[column].strip()

@@ -67,6 +67,7 @@ MODELS.add("visionthink_tiny", "mm.pruning.visionthink.model:visionthink_tiny")
 MODELS.add("velvet_bt_sv", "mm.medical.velvet.presets:velvet_bt_sv")
 MODELS.add("velvet_tiny", "mm.medical.velvet.presets:velvet_tiny")
 MODELS.add("velvet_tiny_segmenter", "mm.medical.velvet.presets:velvet_tiny_segmenter")
+MODELS.add("velvet_tiny_writer", "mm.medical.tasks.presets:velvet_tiny_writer")
 
 DATA.add("flame", "mm.encoders.flame.data:FlamePairs")
 DATA.add("flame_records", "mm.encoders.flame.records:FlameRecords")
@@ -82,6 +83,9 @@ DATA.add("weave_traces", "mm.pruning.visionthink.data:TraceData")
 DATA.add("weave_prompts", "mm.pruning.visionthink.data:PromptData")
 DATA.add("phantoms", "mm.medical.velvet.data:PhantomData")
 DATA.add("evilm_videos", "mm.encoders.evilm.records:VideoData")
+DATA.add("phantom_dialogues", "mm.medical.tasks.phantom_dialogues:DialogueData")
+DATA.add("medical_folder", "mm.medical.folder_data:MedicalFolder")
+DATA.add("labelled_scans", "mm.medical.labelled_data:LabelledScans")
 
 MODULES.add("flame_embed", "mm.encoders.flame.store_predict:CaptionEmbedding")
 MODULES.add("flame", "mm.encoders.flame.module:FlameModule")
@@ -99,6 +103,9 @@ MODULES.add("semanticodec_vocoder", "mm.codecs.semanticodec.vocoder_module:Vocod
 MODULES.add("visionthink_warm_start", "mm.pruning.visionthink.module:WarmStartModule")
 MODULES.add("visionthink", "mm.pruning.visionthink.module:GrpoModule")
 MODULES.add("velvet", "mm.medical.velvet.module:VelvetModule")
+MODULES.add("velvet_segment", "mm.medical.tasks.segment_module:SegmentModule")
+MODULES.add("velvet_own", "mm.medical.folder_module:OwnVelvetModule")
+MODULES.add("velvet_writer", "mm.medical.tasks.writer_module:WriterModule")
 
 BENCH_FLOPS.add("lavi", "mm.encoders.lavi.flops:rows")
 BENCH_FLOPS.add("evilm", "mm.encoders.evilm.flops:rows")
@@ -128,6 +135,7 @@ TABS.add("cad", "mm.app.tabs.cad:build", about="CAD: a picture of a part becomes
 TABS.add(
     "video", "mm.app.tabs.video:build", about="Video: codes over frames, a question about a clip, clips found by text"
 )
+TABS.add("ct", "mm.app.tabs.ct:build", about="CT: organs, nearest reports and a draft report of a scan, for research")
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
@@ -144,6 +152,7 @@ EVALUATORS.add("evilm_tiny", "mm.encoders.evilm.evaluate:evaluate")
 EVALUATORS.add("evilm_tiny_slim", "mm.encoders.evilm.evaluate:evaluate")
 EVALUATORS.add("visionthink_tiny", "mm.pruning.visionthink.evaluate:evaluate")
 EVALUATORS.add("velvet_tiny", "mm.medical.velvet.evaluate:evaluate")
+EVALUATORS.add("velvet_tiny_writer", "mm.medical.tasks.writer_scores:evaluate")
 EVALUATORS.add("velvet_tiny_segmenter", "mm.medical.velvet.transfer:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
@@ -159,6 +168,6 @@ VERBS.add("flame", "mm.encoders.flame.command:run", about="embed captions once; 
 VERBS.add("codec", "mm.codecs.semanticodec.command:run", about="sound to discrete tokens and back: SemantiCodec")
 VERBS.add("video", "mm.encoders.evilm.command:run", about="find and question videos by text; frames to codes: E-ViLM")
 VERBS.add("cad", "mm.cad.command:run", about="CAD programs: generate, build, convert, score")
-VERBS.add("medical", "mm.medical.command:run", about="CT scans: inspect, de-identify, embed")
+VERBS.add("medical", "mm.medical.command:run", about="CT scans: segment, search, ask, draft reports, de-identify")
 VERBS.add("zoo", "mm.verbs.zoo:run", about="list or re-evaluate the trained weights that ship")
 VERBS.add("bench", "mm.verbs.bench:run", about="measure FLOPs, latency or kernels")

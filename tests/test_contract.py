@@ -116,6 +116,21 @@ def noisy_latents(model: Any) -> dict[str, Tensor]:
     return {"frames": frames, "noisy": noisy, "timesteps": torch.tensor([100, 700])}
 
 
+def dialogues(model: Any) -> dict[str, Tensor]:
+    """Three scans with questions of different length and the beginning of an answer."""
+    config, generator = model.config, torch.Generator().manual_seed(0)
+    lengths = torch.tensor([5, 3, 4])
+    keep = torch.arange(5) < lengths[:, None]
+    return {
+        "features": torch.randn(3, config.vision_width, 2, 2, 2, generator=generator),
+        "states": torch.randn(3, 5, config.text.width, generator=generator),
+        "visible": keep[:, None].expand(3, 5, 5).clone(),
+        "keep": keep,
+        "input_ids": torch.randint(4, 40, (3, 6), generator=generator),
+        "attention_mask": (torch.arange(6) < torch.tensor([[6], [4], [5]])).long(),
+    }
+
+
 CASES = {
     "EViLM": Case(clips_and_captions, every_head),
     "LanguageBase": Case(words, lambda result: result.logits),
@@ -125,6 +140,9 @@ CASES = {
     "VisionLanguageModel": Case(questions, lambda result: result.logits),
     "FlameImageEncoder": Case(pixels, lambda result: result, without_gradient=("logit_scale", "logit_bias")),
     "VisionThinkModel": Case(conversations, lambda result: result.logits),
+    "Writer": Case(
+        dialogues, lambda result: torch.cat([result.logits, result.yes_no[:, None, None].expand(-1, 6, 1)], -1)
+    ),
     "Segmenter": Case(scan_alone, lambda result: result.flatten(2).mT),
     "VelvetModel": Case(scans, velvet, without_gradient=("temperature.value",)),
     "OpenECAD": Case(questions, lambda result: result.logits),
@@ -154,6 +172,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny_vit_256": {"embed_dim": 32, "depth": 2},
     "visionthink_tiny": {"width": 32, "layers": 2, "vision_width": 32, "vision_layers": 1},
     "velvet_tiny": {"vision_heads": False, "text_heads": False},  # heads of the pre-training losses alone
+    "velvet_tiny_writer": {"width": 32, "depth": 1},
     "velvet_tiny_segmenter": {"vision": VisionConfig(embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))},
 }
 """Preset -> smaller sizes for this file."""

@@ -10,6 +10,12 @@ SUBVERBS = {
     "info": "shape, spacing, orientation, intensities and doubts of a scan, and a picture",
     "deidentify": "cleaned copies of DICOM or NIfTI files, with a report of the changes",
     "embed": "vectors of a scan from a trained model",
+    "segment": "labels on the grid of the file, volumes in ml, a page per case",
+    "index": "vectors of a folder of scans and reports, to search in",
+    "retrieve": "reports and scans that are nearest to a scan or a text",
+    "ask": "a question about a scan",
+    "report": "a draft report for research, with the nearest reports beside it",
+    "vocabulary": "word pieces of your own reports, to train with",
 }
 """Word -> what it does; each is a module of this package with `run(argv)`."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mm.checkpoint import Pretrained
+from mm.medical.tasks.methods import TaskMethods
 from mm.medical.velvet.config import Level, VelvetConfig
 from mm.medical.velvet.heads import LevelHead, MaskedWordHead, Temperature, VisionHeads, VisualAdapter
 from mm.medical.velvet.loss import LevelEmbeddings, level_similarity
@@ -58,7 +59,7 @@ class EncodedText:
         return self.states[index], self.visible[index]
 
 
-class VelvetModel(Pretrained, nn.Module):
+class VelvetModel(TaskMethods, Pretrained, nn.Module):
     """Vision-language model for CT volumes and their reports.
 
     Args:
@@ -226,7 +227,10 @@ class VelvetModel(Pretrained, nn.Module):
     @classmethod
     def from_saved(cls, config: VelvetConfig, folder: Path) -> VelvetModel:  # type: ignore[override]
         path = folder / VOCABULARY_FILE
-        if not path.is_file():
-            return cls(config)
-        vocabulary = path.read_text(encoding="utf-8").splitlines()
-        return cls(config, tokenizer=SentenceTokenizer.for_config(vocabulary, config.text))
+        tokenizer = None
+        if path.is_file():
+            vocabulary = path.read_text(encoding="utf-8").splitlines()
+            tokenizer = SentenceTokenizer.for_config(vocabulary, config.text)
+        model = cls(config, tokenizer=tokenizer)
+        model.source_folder = folder  # a segmenter and a writer lie beside it
+        return model

@@ -45,8 +45,8 @@ def run(argv: list[str]) -> int:
         from mm.pruning.visionthink.command import answer as adaptively
 
         return adaptively(model, images, arguments)
-    if not hasattr(model, "ask"):
-        raise ValueError(f"--model {arguments.model}: a {type(model).__name__} does not answer questions")
+    if not hasattr(model, "ask") or hasattr(model, "encode_volume"):  # a model of scans has `mm medical ask`
+        raise ValueError(f"--model {arguments.model}: a {type(model).__name__} does not answer questions on pictures")
     start = time.perf_counter()
     answer = model.ask(images, arguments.prompt)
     seconds = time.perf_counter() - start

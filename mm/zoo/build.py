@@ -138,6 +138,12 @@ RECIPES = {
         data="procedural CT phantoms of mm.medical.phantoms with their label maps (training seeds); no patient",
         stages="python -m mm.medical.velvet.transfer --scans 400 --steps 1500 --batch-size 4 --out runs/segmenter",
     ),
+    "velvet_tiny_writer": Recipe(
+        config="medical/writer",
+        about="Answers to questions and draft reports on frozen velvet_tiny: its fused question states in front of a "
+        "Llama of a few hundred thousand parameters.",
+        data="questions and reports about procedural CT phantoms of mm.medical.phantoms (training seeds); no patient",
+    ),
 }
 
 
