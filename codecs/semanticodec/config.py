@@ -203,6 +203,11 @@ class UNetConfig:
     """Channels per attention head; must divide the widths with attention."""
     transformer_depth: int = 1
     """Blocks per spatial transformer."""
+    token_grid: tuple[int, int] | None = None
+    """Tokens of a window along time and frequency. If given, the queries of the cross-attention carry the position code
+    of the token over their place. Deviation: the published network (none) finds places by itself, which takes long."""
+    place_width: int = 32
+    """Channels of that code; best the decoder's `position_width`."""
     norm_groups: int = 32
     """Groups of every group norm; must divide all widths."""
 
