@@ -388,6 +388,8 @@ def tiny() -> SemantiCodecConfig:
                 attention_factors=(2, 4),
                 head_width=8,
                 norm_groups=4,
+                token_grid=(8, 4),
+                place_width=position,
             ),
             diffusion=DiffusionConfig(spacing="trailing"),
             vocoder=VocoderConfig(width=64, rates=(8, 5, 4), kernels=(16, 15, 8), res_kernels=(3, 7), dilations=(1, 3)),

@@ -105,9 +105,10 @@ class SemantiCodecDecoder(nn.Module):
         are zeros; their position code stays.
 
         Returns:
-            (x (W, Z, T, F), timesteps (W,)) -> v (W, Z, T, F), both float32; the network runs in the features' dtype.
+            (x (W, Z, T, F), timesteps (W,)) -> v (W, Z, T, F), both float32; the network runs in its own dtype.
         """
-        dtype = features.dtype
+        dtype = self.unet.conv_out.weight.dtype
+        features = features.to(dtype)
         if guidance in (0.0, 1.0):
             context = self.unet.read_context(self.condition(features if guidance else torch.zeros_like(features)))
             return lambda x, timesteps: self.unet(x.to(dtype), timesteps, context).float()
