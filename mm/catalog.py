@@ -19,6 +19,9 @@ DATA = Registry("data module")
 TOUR = Registry("tour page")
 """Page name -> `f(page: mm.app.tour.Page) -> None`; shown in `make tour` in the order of `TOUR_ORDER`."""
 
+TABS = Registry("tab of the app")
+"""Tab name -> `f() -> None` that adds its components; `about` is "Title: what it shows". Order as registered."""
+
 BENCH_FLOPS = Registry("FLOP benchmark")
 """System name -> `f() -> list[dict]` with keys setting, ours_tflop, baseline_tflop, saving."""
 
@@ -105,6 +108,11 @@ TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the n
 TOUR.add("flowcut", "mm.pruning.tour:page", about="FlowCut: fewer visual tokens")
 TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: a first look, the rest on request")
 
+TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture, to LaVi and to concatenation")
+TABS.add("prune", "mm.app.tabs.prune:build", about="Prune: fewer visual tokens, what is kept and what it costs")
+TABS.add("adaptive", "mm.app.tabs.adaptive:build", about="Adaptive: a first look, the full picture on request")
+TABS.add("search", "mm.app.tabs.search:build", about="Search: name and find pictures by free text")
+
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")
 EVALUATORS.add("tiny_vit", "mm.zoo.evaluate:tower")
 EVALUATORS.add("llava_tiny", "mm.zoo.evaluate:answering")
@@ -119,6 +127,7 @@ EVALUATORS.add("velvet_tiny", "mm.medical.velvet.evaluate:evaluate")
 
 VERBS.add("models", "mm.verbs.models:run", about="list the model presets and the trained weights that ship")
 VERBS.add("tour", "mm.app.tour:main", about="run every shipped system once and write one HTML page")
+VERBS.add("app", "mm.app.demo:main", about="open the toolkit in a browser, one tab per modality")
 VERBS.add("fit", "mm.training.cli:fit", about="train a model from a run configuration")
 VERBS.add("validate", "mm.training.cli:validate", about="evaluate a training run on its validation data")
 VERBS.add("test", "mm.training.cli:test", about="evaluate a training run on its test data")

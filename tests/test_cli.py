@@ -145,6 +145,8 @@ def test_module_form_is_the_same_program():
 class Listener:
     """Stands for a vision-language model: tells what it was asked."""
 
+    tokens_per_picture = 16
+
     def ask(self, images, prompt):
         return f"{len(images)} of {images[0].size[0]} pixels: {prompt}"
 
@@ -152,9 +154,6 @@ class Listener:
         import torch
 
         return {"attention_mask": torch.tensor([[0, 1, 1, 1]]), "pixel_values": torch.zeros(len(images), 3, 8, 8)}
-
-    def visual_tokens(self, pixel_values):
-        return pixel_values.new_zeros(len(pixel_values), 16, 4)
 
 
 @pytest.fixture
@@ -168,7 +167,7 @@ def picture(tmp_path):
 
 @pytest.fixture
 def listener(monkeypatch):
-    monkeypatch.setattr("mm.checkpoint.load", lambda name, *, device: Listener())
+    monkeypatch.setattr("mm.vlm.open_model", lambda name, *, device: Listener())
 
 
 def test_ask_prints_the_answer_alone(picture, listener, capsys):
@@ -184,6 +183,14 @@ def test_ask_as_json_adds_tokens_and_time(picture, listener, capsys):
     assert 0 <= result["seconds"] < 5
 
 
+@pytest.mark.parametrize("model", ["lavi_tiny", "llava_tiny"])
+def test_ask_as_json_with_a_shipped_model(model, picture, capsys):
+    assert cli.main(["ask", picture, "--prompt", "is it red?", "--model", model, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    in_the_sequence = 64 if model == "llava_tiny" else 0  # LaVi's visual tokens stay outside
+    assert (result["sequence_tokens"], result["visual_tokens"]) == (9 + in_the_sequence, 64)
+
+
 def test_ask_refuses_what_it_cannot_use(picture, listener, capsys, tmp_path, monkeypatch):
     assert cli.main(["ask", picture, "--prompt", "  "]) == 1
     assert "--prompt is empty" in capsys.readouterr().err
@@ -193,7 +200,7 @@ def test_ask_refuses_what_it_cannot_use(picture, listener, capsys, tmp_path, mon
     assert error.startswith("error: ") and error.count("\n") == 1 and "text.png" in error
     assert cli.main(["ask", str(tmp_path / "none.png"), "--prompt", "what?"]) == 1
     assert "none.png" in capsys.readouterr().err
-    monkeypatch.setattr("mm.checkpoint.load", lambda name, *, device: object())
+    monkeypatch.setattr("mm.vlm.open_model", lambda name, *, device: object())
     assert cli.main(["ask", picture, "--prompt", "what?"]) == 1
     assert "does not answer questions" in capsys.readouterr().err
 

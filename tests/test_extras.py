@@ -25,10 +25,10 @@ IMPORT_NAMES = {
 
 
 def optional_modules() -> dict[str, set[str]]:
-    """Top-level module -> extras that install it; `all` and `dev` only collect others."""
+    """Top-level module -> extras that install it; `all` and `dev` only collect others, `docs` is of no use to code."""
     found: dict[str, set[str]] = {}
     for extra, requirements in PROJECT["optional-dependencies"].items():
-        for requirement in requirements if extra not in ("all", "dev") else ():
+        for requirement in requirements if extra not in ("all", "dev", "docs") else ():
             name = re.match(r"[\w.-]+", requirement)[0]
             found.setdefault(IMPORT_NAMES.get(name, name.replace("-", "_")), set()).add(extra)
     return found

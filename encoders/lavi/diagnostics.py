@@ -1,6 +1,8 @@
 """What the pictures do to each word: strength of the modulation and the patches a word looks at.
 
     records = inspect(lavi, input_ids, visual)
+    word_looks(model, images, prompt)   # both of the following per word, for one question
+
     token_strength(records)   # (B, N): which words are modulated strongly (the paper: nouns and verbs)
     word_patch_map(records)   # (B, N, S): where each word looks, grounding for free
 
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from mm.encoders.lavi.conditioners.attention import AttentionSite
@@ -20,6 +23,7 @@ from mm.encoders.lavi.context import VisualContext
 
 if TYPE_CHECKING:
     from mm.encoders.lavi.lavi import Lavi
+    from mm.encoders.lavi.model import LaviModel
     from mm.encoders.lavi.stage import Frame
     from mm.encoders.lavi.viln import Modulation
 
@@ -133,3 +137,48 @@ def word_patch_map(records: list[SiteRecord]) -> Tensor:
     if not maps:
         raise ValueError("no attention maps were recorded: only the attention conditioner has them, with maps=True")
     return torch.stack(maps).mean(0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WordLook:
+    """What one word of a question does with the picture."""
+
+    word: str
+    """The piece of text."""
+    strength: float
+    """`token_strength` of the word."""
+    attention: Tensor
+    """`word_patch_map` of the word over the grid of patches, (h, w) float32; sums to one where the word looks."""
+
+
+@torch.inference_mode()
+def word_looks(model: LaviModel, image: Any, prompt: str) -> list[WordLook]:
+    """Where each word of a question about one picture looks; the frame that training put around it is left out.
+
+    Args:
+        model: A LaVi model with the attention conditioner.
+        image: One picture, anything `prepare` takes.
+        prompt: The question.
+
+    Raises:
+        ValueError: no attention conditioner, or more visual slots than one grid of patches (tiles, frames).
+    """
+    batch = model.prepare([image], prompt)
+    visual = model.encode(batch["pixel_values"], batch["visual_counts"])
+    assert visual is not None, "a picture was given"
+    records = inspect(model.lavi, batch["input_ids"], visual, attention_mask=batch["attention_mask"])
+    maps, (height, width) = word_patch_map(records)[0], model.tower.grid
+    if maps.shape[-1] != height * width:
+        raise ValueError(f"one grid of {height} x {width} patches expected, found {maps.shape[-1]} visual slots")
+    maps, strength = rearrange(maps, "n (h w) -> n h w", h=height), token_strength(records)[0]
+    words = model.processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
+    own = _question(words, model.processor.tokenizer.tokenize(prompt))
+    return [WordLook(word=words[i], strength=float(strength[i]), attention=maps[i].cpu()) for i in own]
+
+
+def _question(words: list[str], asked: list[str]) -> range:
+    """Places of the question inside the whole prompt; all places if it was split otherwise there."""
+    for start in range(len(words) - len(asked) + 1):
+        if words[start : start + len(asked)] == asked:
+            return range(start, start + len(asked))
+    return range(len(words))

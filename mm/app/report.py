@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import json
+import wave
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,12 +73,7 @@ class Page:
         if not rows:
             raise ValueError(f"page {self.name!r}: table {key!r} has no rows")
         self.record(key, [dict(row) for row in rows])
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-        body = "".join(f"<tr>{''.join(_cell(row.get(column)) for column in columns)}</tr>" for row in rows)
-        self._parts.append(
-            f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        self._parts.append(html_table(rows, caption))
 
     def figure(self, figure: Figure, caption: str) -> None:
         """A matplotlib figure, embedded as PNG at 110 dpi; it is closed."""
@@ -98,6 +94,28 @@ class Page:
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         self._image(buffer.getvalue(), caption, css="pixels" if scale > 1 else "")
+
+    def strip(self, frames: Sequence[np.ndarray], caption: str, *, scale: int = 1, gap: int = 4) -> None:
+        """Images (H, W, 3) uint8 of one height side by side, for the frames of a clip or the slices of a volume."""
+        import numpy as np
+
+        white = np.full((frames[0].shape[0], max(1, gap // scale), 3), 255, dtype=np.uint8)
+        parts = [part for frame in frames for part in (frame, white)][:-1]
+        self.picture(np.concatenate(parts, axis=1), caption, scale=scale)
+
+    def sound(self, samples: np.ndarray, sample_rate: int, caption: str) -> None:
+        """A player for one channel of sound, embedded as 16-bit WAV.
+
+        Args:
+            samples: (T,) real, -1 to 1; what is outside is cut off.
+            sample_rate: Hz.
+            caption: What is heard.
+        """
+        data = base64.b64encode(wav_bytes(samples, sample_rate)).decode()
+        self._parts.append(
+            f'<figure><audio controls preload="metadata" aria-label="{html.escape(caption, quote=True)}" '
+            f'src="data:audio/wav;base64,{data}"></audio><figcaption>{html.escape(caption)}</figcaption></figure>'
+        )
 
     def record(self, key: str, value: Any) -> None:
         """Keep numbers of the run beside the page.
@@ -122,6 +140,36 @@ class Page:
         return f'<section id="{html.escape(self.name, quote=True)}"><h2>{html.escape(self.title)}</h2>' + "\n".join(
             [*self._parts, "</section>"]
         )
+
+
+def wav_bytes(samples: np.ndarray, sample_rate: int) -> bytes:
+    """A WAV file with one channel of 16 bits; samples (T,) of -1 to 1."""
+    import numpy as np
+
+    whole = np.round(np.clip(np.asarray(samples, dtype=np.float64), -1, 1) * 32767).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(whole.tobytes())
+    return buffer.getvalue()
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], caption: str, *, mark: str = "") -> str:
+    """Rows as an HTML table under the union of their keys; every cell is escaped.
+
+    Example:
+        >>> html_table([{"answer": "<b>"}], "one").count("&lt;b&gt;")
+        1
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    body = "".join(f"<tr>{''.join(_cell(row.get(column)) for column in columns)}</tr>" for row in rows)
+    return (
+        f'<table class="{mark}"><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
 
 
 def _cell(value: Any) -> str:

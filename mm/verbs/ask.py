@@ -36,11 +36,11 @@ def run(argv: list[str]) -> int:
     if not arguments.prompt.strip():
         raise ValueError("--prompt is empty; write a question")
 
-    import mm
     from mm.vision import load_image
+    from mm.vlm import open_model
 
     images = [load_image(path) for path in arguments.images]
-    model: Any = mm.load(arguments.model, device=arguments.device)
+    model: Any = open_model(arguments.model, device=arguments.device)
     if arguments.adaptive:
         from mm.pruning.visionthink.command import answer as adaptively
 
@@ -61,9 +61,8 @@ def run(argv: list[str]) -> int:
 
 def tokens(model: Any, images: list[Any], prompt: str) -> dict[str, int]:
     """What the model reads: tokens of the language model's sequence, and visual tokens wherever they enter."""
-    import torch
-
+    if not hasattr(model, "tokens_per_picture"):
+        return {}
     batch = model.prepare(images, prompt)
-    with torch.inference_mode():
-        visual = model.visual_tokens(batch["pixel_values"])  # (B, M, D)
-    return {"sequence_tokens": int(batch["attention_mask"].sum()), "visual_tokens": visual.shape[0] * visual.shape[1]}
+    visual = len(batch["pixel_values"]) * model.tokens_per_picture
+    return {"sequence_tokens": int(batch["attention_mask"].sum()), "visual_tokens": visual}

@@ -4,6 +4,7 @@ from mm.vlm.batch import check_counts, left_padded, pad_rows, positions_of
 from mm.vlm.config import PromptConfig, VLMConfig
 from mm.vlm.hf_native import NativeVisionLanguageModel
 from mm.vlm.model import VisionLanguageModel
+from mm.vlm.opening import open_model
 from mm.vlm.processor import VLMProcessor
 from mm.vlm.projector import build_projector
 
@@ -16,6 +17,7 @@ __all__ = [
     "build_projector",
     "check_counts",
     "left_padded",
+    "open_model",
     "pad_rows",
     "positions_of",
 ]

@@ -1,0 +1,65 @@
+"""The Ask tab as a function, through the client, and in a browser."""
+
+from __future__ import annotations
+
+import pytest
+
+from mm.app.tabs.ask import ask, examples
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory) -> list[str]:
+    """A held-out board and a question that both models answer rightly: four."""
+    return examples(tmp_path_factory.mktemp("ask"))[0]
+
+
+def test_the_function_answers_and_shows_where_each_word_looks(board):
+    table, looks = ask(*board, "lavi_tiny", "llava_tiny")
+    assert table.count("<td>four</td>") == 2
+    assert [label.split(" · ")[0] for _, label in looks] == ["row", "3", "col", "6", "?"]
+    assert looks[0][0].shape == (256, 256, 3)
+
+
+@pytest.mark.parametrize(
+    ("picture", "question", "model", "says"),
+    [
+        (None, "what?", "lavi_tiny", "give a picture first"),
+        ("board", "  ", "lavi_tiny", "give a question first"),
+        ("broken", "what?", "lavi_tiny", "broken.png"),
+        ("board", "what?", "lavi_tinny", "did you mean lavi_tiny"),
+        ("board", "what?", "tiny_vit", "does not answer questions"),
+    ],
+)
+def test_wrong_input_is_a_sentence(picture, question, model, says, board, broken):
+    path = {"board": board[0], "broken": str(broken)}.get(picture)
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        ask(path, question, model, "llava_tiny")
+
+
+def test_client(client, board):
+    from gradio_client import handle_file
+
+    table, looks = client.predict(handle_file(board[0]), board[1], "lavi_tiny", "llava_tiny", api_name="/ask")
+    assert table.count("<td>four</td>") == 2
+    assert len(looks) == 5
+
+
+def test_client_gets_a_sentence_for_a_wrong_upload(client, broken):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError, match=r"^broken\.png: ") as caught:
+        client.predict(handle_file(broken), "what?", "lavi_tiny", "llava_tiny", api_name="/ask")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_browser(browser, broken):
+    browser.tab("Ask")
+    browser.click("ask_run")
+    browser.until(lambda: "four" in browser.text("#ask_result"), "answer")
+    browser.until(lambda: len(browser.find("#ask_looks img")) == 5, "map for each word")
+    browser.shot("ask")
+    browser.upload("ask_picture", broken)
+    browser.click("ask_run")
+    assert "broken.png" in browser.toast()
+    browser.shot("ask_wrong_upload")
