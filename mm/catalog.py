@@ -107,10 +107,12 @@ TOUR.add("flame", "mm.encoders.flame.tour:page", about="FLAME: a frozen language
 TOUR.add("lavi", "mm.encoders.lavi.tour:page", about="LaVi: vision through the norms")
 TOUR.add("flowcut", "mm.pruning.tour:page", about="FlowCut: fewer visual tokens")
 TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: a first look, the rest on request")
+TOUR.add("semanticodec", "mm.codecs.semanticodec.tour:page", about="SemantiCodec: sound as a few tokens per second")
 
 TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture, to LaVi and to concatenation")
 TABS.add("prune", "mm.app.tabs.prune:build", about="Prune: fewer visual tokens, what is kept and what it costs")
 TABS.add("adaptive", "mm.app.tabs.adaptive:build", about="Adaptive: a first look, the full picture on request")
+TABS.add("audio", "mm.app.tabs.audio:build", about="Audio: sound as tokens and back")
 TABS.add("search", "mm.app.tabs.search:build", about="Search: name and find pictures by free text")
 
 EVALUATORS.add("tiny_lm", "mm.zoo.evaluate:language")

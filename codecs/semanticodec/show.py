@@ -1,4 +1,4 @@
-"""A recording there and back, with what a page shows of it: the size of the file, its tokens and mel spectrograms.
+"""Pictures of sound and of its tokens, for pages, notebooks and the app.
 
 Dims: S samples, N token pairs, T columns of tokens along time, R tokens per column (frequency).
 """
@@ -6,7 +6,6 @@ Dims: S samples, N token pairs, T columns of tokens along time, R tokens per col
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +16,6 @@ from torch import Tensor
 
 from mm.codecs.semanticodec.codec import SemantiCodec
 from mm.codecs.semanticodec.config import HOP, SAMPLE_RATE
-from mm.codecs.semanticodec.container import HEADER_SIZE, TokenFile, pack
-from mm.codecs.semanticodec.decoder import Sampling
 from mm.codecs.semanticodec.mel import LogMel
 
 if TYPE_CHECKING:
@@ -26,51 +23,6 @@ if TYPE_CHECKING:
 
 GOLDEN = 0.618034
 """Neighbouring ids get hues this far apart on the circle of colours."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundTrip:
-    """A recording, its tokens, their file and what they decode to."""
-
-    source: Tensor
-    """The recording at 16 kHz, (S,)."""
-    decoded: Tensor
-    """What its tokens sound like, (S,)."""
-    tokens: Tensor
-    """Semantic and acoustic ids, (N, 2)."""
-    file: bytes
-    """The packed file, header and checksums included."""
-
-    @property
-    def seconds(self) -> float:
-        """Length of the recording."""
-        return len(self.source) / SAMPLE_RATE
-
-    @property
-    def bit_rate(self) -> float:
-        """Bits per second of the packed file behind its header of 48 bytes, checksums included."""
-        return 8 * (len(self.file) - HEADER_SIZE) / self.seconds
-
-
-def packed(codec: SemantiCodec, wave: Tensor) -> tuple[Tensor, bytes]:
-    """Token pairs (N, 2) of a recording (S,) at 16 kHz, and their file."""
-    tokens = codec.encode(wave[None], SAMPLE_RATE)[0]
-    file = TokenFile(
-        tokens=tokens.cpu().numpy(),
-        token_rate=codec.token_rate,
-        semantic_vocab=codec.semantic_vocabs[-1],
-        acoustic_vocab=codec.acoustic_vocab,
-        samples=len(wave),
-        model=codec.fingerprint(),
-    )
-    return tokens, pack(file)
-
-
-def round_trip(codec: SemantiCodec, wave: Tensor, sampling: Sampling | None = None) -> RoundTrip:
-    """Encode, pack and decode a recording (S,) at 16 kHz."""
-    tokens, file = packed(codec, wave)
-    decoded = torch.cat(list(codec.decode_blocks(tokens, sampling=sampling)))[: len(wave)]
-    return RoundTrip(source=wave, decoded=decoded, tokens=tokens, file=file)
 
 
 def token_strip(codec: SemantiCodec, tokens: Tensor) -> NDArray[np.uint8]:
@@ -91,13 +43,14 @@ def token_strip(codec: SemantiCodec, tokens: Tensor) -> NDArray[np.uint8]:
 
 def mel_figure(codec: SemantiCodec, waves: Mapping[str, Tensor], *, per_row: int = 2) -> Figure:
     """Log-mel spectrograms of waves (S,), each under its name, all on one scale."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     mel = LogMel(codec.config.decoder.vae.mel_bins)
     pictures = {name: mel(wave[None, : len(wave) // HOP * HOP].float().cpu())[0].T for name, wave in waves.items()}
     low, high = (float(edge) for edge in torch.cat([picture.flatten() for picture in pictures.values()]).aminmax())
     rows = -(-len(pictures) // per_row)
-    figure, axes = plt.subplots(rows, per_row, figsize=(4.4 * per_row, 2.0 * rows), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.4 * per_row, 2.0 * rows), layout="constrained")
+    axes = figure.subplots(rows, per_row, squeeze=False)
     shown: Any = None
     for axis, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
         extent = (0, picture.shape[1] * HOP / SAMPLE_RATE, 0, len(picture))

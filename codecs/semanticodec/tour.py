@@ -12,7 +12,8 @@ from mm.codecs.semanticodec.config import VOCABULARIES, paper
 from mm.codecs.semanticodec.decoder import Sampling
 from mm.codecs.semanticodec.evaluate import evaluate, held_out
 from mm.codecs.semanticodec.flops import rows as flops_rows
-from mm.codecs.semanticodec.show import mel_figure, packed, round_trip, token_strip
+from mm.codecs.semanticodec.round_trip import packed, round_trip
+from mm.codecs.semanticodec.show import mel_figure, token_strip
 from mm.codecs.semanticodec.sounds import DOMAINS
 
 if TYPE_CHECKING:

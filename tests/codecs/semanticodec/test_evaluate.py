@@ -64,7 +64,8 @@ def test_averages_leave_padding_out():
 
 def test_the_page_fills(codec, monkeypatch):
     monkeypatch.setattr(tour, "load", lambda name: codec)
-    monkeypatch.setattr(tour, "SCORED", 16)
+    for name, value in {"SCORED": 16, "SHOWN": 1, "MINUTE": 4}.items():
+        monkeypatch.setattr(tour, name, value)
     monkeypatch.setattr(tour, "evaluate", partial(evaluate.evaluate, steps=1))
     page = Page("semanticodec", "SemantiCodec")
     tour.page(page)
@@ -75,3 +76,7 @@ def test_the_page_fills(codec, monkeypatch):
         "tokens o",
     ]
     assert page.numbers["bit_rates"][0]["vocabulary 32768"] == "0.35 kbit/s"
+    assert page.body().count("<audio") == 2 and page.body().count("<img") == 2
+    single, row = page.numbers["files"]
+    assert single["bytes"] == 48 + 32 * 2 + 2
+    assert row["seconds"] == 4 * 20_720 / 16_000 and row["bytes"] == 48 + row["token pairs"] * 2 + 2
