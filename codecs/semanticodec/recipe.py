@@ -79,7 +79,7 @@ STAGES: dict[str, Stage] = {
         batch=24,
         lr=2e-3,
         ema=0.985,
-        options={"semantic_only_share": 0.1, "unquantized_share": 0.1},
+        options={"semantic_only_share": 0.1, "unquantized_share": 0.3},
     ),
 }
 FIRST = ("audiomae", "vae", "vocoder")

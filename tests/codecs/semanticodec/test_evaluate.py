@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mm.app.report import Page
-from mm.codecs.semanticodec import SemantiCodec, evaluate, tiny, tour
+from mm.codecs.semanticodec import Sampling, SemantiCodec, evaluate, tiny, tour
 from mm.codecs.semanticodec.kmeans import train_codebooks
 from mm.codecs.semanticodec.probe import averaged
+from mm.codecs.semanticodec.round_trip import round_trip
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ def test_the_page_fills(codec, monkeypatch):
     monkeypatch.setattr(tour, "load", lambda name: codec)
     for name, value in {"SCORED": 16, "SHOWN": 1, "MINUTE": 4}.items():
         monkeypatch.setattr(tour, name, value)
+    monkeypatch.setattr(tour, "round_trip", lambda codec, wave, sampling: round_trip(codec, wave, Sampling(steps=1)))
     monkeypatch.setattr(tour, "evaluate", partial(evaluate.evaluate, steps=1))
     page = Page("semanticodec", "SemantiCodec")
     tour.page(page)
