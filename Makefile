@@ -4,9 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SPECS  := pyproject.toml constraints.txt
 
-.PHONY: tour test test-slow lint types dev clean
+.PHONY: tour app test test-slow lint types docs dev clean
 tour: $(VENV)/.stamp-core
 	$(BIN)/mm tour --out out/tour
+
+app: $(VENV)/.stamp-app
+	$(BIN)/mm app
 
 test: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -25,6 +28,11 @@ types: $(VENV)/.stamp-dev
 	cd build/unpacked && PYTHONPATH=. $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p mm
 	cd build/unpacked && PYTHONPATH=. $(abspath $(BIN))/lint-imports --config $(abspath pyproject.toml)
 
+# Strict: a dead link, an unknown name in a docstring's place or a page outside the navigation fails.
+docs: $(VENV)/.stamp-dev
+	$(BIN)/python docs/pictures/draw.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # For editors: static tools see strict editable installs, not import hooks.
 dev: $(VENV)/.stamp-dev
 	$(BIN)/pip install -q -c constraints.txt --config-settings editable_mode=strict -e '.[dev]'
@@ -35,6 +43,10 @@ $(BIN)/python:
 
 $(VENV)/.stamp-core: $(BIN)/python $(SPECS)
 	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.stamp-app: $(VENV)/.stamp-core
+	$(BIN)/pip install -q -c constraints.txt -e '.[app,audio,cad,medical,video]'
 	touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-core

@@ -139,12 +139,15 @@ def word_patch_map(records: list[SiteRecord]) -> Tensor:
     return torch.stack(maps).mean(0)
 
 
+ANSWER = "(answer)"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WordLook:
     """What one word of a question does with the picture."""
 
     word: str
-    """The piece of text."""
+    """The piece of text, or `ANSWER` for the place that the answer is read from."""
     strength: float
     """`token_strength` of the word."""
     attention: Tensor
@@ -153,7 +156,7 @@ class WordLook:
 
 @torch.inference_mode()
 def word_looks(model: LaviModel, image: Any, prompt: str) -> list[WordLook]:
-    """Where each word of a question about one picture looks; the frame that training put around it is left out.
+    """Where each word of a question about one picture looks, and at last the place that the answer is read from.
 
     Args:
         model: A LaVi model with the attention conditioner.
@@ -173,7 +176,8 @@ def word_looks(model: LaviModel, image: Any, prompt: str) -> list[WordLook]:
     maps, strength = rearrange(maps, "n (h w) -> n h w", h=height), token_strength(records)[0]
     words = model.processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
     own = _question(words, model.processor.tokenizer.tokenize(prompt))
-    return [WordLook(word=words[i], strength=float(strength[i]), attention=maps[i].cpu()) for i in own]
+    named = [*((words[i], i) for i in own), (ANSWER, len(words) - 1)]
+    return [WordLook(word=word, strength=float(strength[i]), attention=maps[i].cpu()) for word, i in named]
 
 
 def _question(words: list[str], asked: list[str]) -> range:

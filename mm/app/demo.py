@@ -101,6 +101,7 @@ def running(
             enable_monitoring=False,
             run_history=False,
             footer_links=["api", "settings"],
+            _frontend=False,  # skips a probe that gives up after three seconds, too soon for a busy machine
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=STYLE,
         )

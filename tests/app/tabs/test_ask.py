@@ -16,8 +16,20 @@ def board(tmp_path_factory) -> list[str]:
 def test_the_function_answers_and_shows_where_each_word_looks(board):
     table, looks = ask(*board, "lavi_tiny", "llava_tiny")
     assert table.count("<td>four</td>") == 2
-    assert [label.split(" · ")[0] for _, label in looks] == ["row", "3", "col", "6", "?"]
+    assert [label.split(" · ")[0] for _, label in looks] == ["row", "3", "col", "6", "?", "(answer)"]
     assert looks[0][0].shape == (256, 256, 3)
+
+
+def test_the_answer_is_read_from_the_asked_cell(board):
+    """The map of the last place is brightest where row 3, column 6 is."""
+    from mm.app.models import shelf
+    from mm.encoders.lavi.diagnostics import word_looks
+    from mm.vision import load_image
+
+    with shelf.lent("lavi_tiny") as model:
+        look = word_looks(model, load_image(board[0]), board[1])[-1]
+    assert divmod(int(look.attention.argmax()), 8) == (2, 5)
+    assert float(look.attention.sum()) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +53,7 @@ def test_client(client, board):
 
     table, looks = client.predict(handle_file(board[0]), board[1], "lavi_tiny", "llava_tiny", api_name="/ask")
     assert table.count("<td>four</td>") == 2
-    assert len(looks) == 5
+    assert len(looks) == 6
 
 
 def test_client_gets_a_sentence_for_a_wrong_upload(client, broken):
@@ -57,7 +69,7 @@ def test_browser(browser, broken):
     browser.tab("Ask")
     browser.click("ask_run")
     browser.until(lambda: "four" in browser.text("#ask_result"), "answer")
-    browser.until(lambda: len(browser.find("#ask_looks img")) == 5, "map for each word")
+    browser.until(lambda: len(browser.find("#ask_looks img")) == 6, "map for each word")
     browser.shot("ask")
     browser.upload("ask_picture", broken)
     browser.click("ask_run")
