@@ -126,10 +126,12 @@ TOUR.add("evilm", "mm.encoders.evilm.tour:page", about="E-ViLM: hidden video nam
 TOUR.add("velvet", "mm.medical.tour:page", about="VELVET-Med: scans and reports, on drawn phantoms")
 TOUR.add("visionthink", "mm.pruning.visionthink.tour:page", about="VisionThink: a first look, the rest on request")
 TOUR.add("cad", "mm.cad.tour:page", about="OpenECAD: a picture becomes an editable CAD program")
+TOUR.add("semanticodec", "mm.codecs.semanticodec.tour:page", about="SemantiCodec: sound as a few tokens per second")
 
 TABS.add("ask", "mm.app.tabs.ask:build", about="Ask: a question about a picture, to LaVi and to concatenation")
 TABS.add("prune", "mm.app.tabs.prune:build", about="Prune: fewer visual tokens, what is kept and what it costs")
 TABS.add("adaptive", "mm.app.tabs.adaptive:build", about="Adaptive: a first look, the full picture on request")
+TABS.add("audio", "mm.app.tabs.audio:build", about="Audio: sound as tokens and back")
 TABS.add("search", "mm.app.tabs.search:build", about="Search: name and find pictures by free text")
 TABS.add("cad", "mm.app.tabs.cad:build", about="CAD: a picture of a part becomes a program you can edit")
 TABS.add(

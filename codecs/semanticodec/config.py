@@ -203,6 +203,11 @@ class UNetConfig:
     """Channels per attention head; must divide the widths with attention."""
     transformer_depth: int = 1
     """Blocks per spatial transformer."""
+    token_grid: tuple[int, int] | None = None
+    """Tokens of a window along time and frequency. If given, the queries of the cross-attention carry the position code
+    of the token over their place. Deviation: the published network (none) finds places by itself, which takes long."""
+    place_width: int = 32
+    """Channels of that code; best the decoder's `position_width`."""
     norm_groups: int = 32
     """Groups of every group norm; must divide all widths."""
 
@@ -383,6 +388,8 @@ def tiny() -> SemantiCodecConfig:
                 attention_factors=(2, 4),
                 head_width=8,
                 norm_groups=4,
+                token_grid=(8, 4),
+                place_width=position,
             ),
             diffusion=DiffusionConfig(spacing="trailing"),
             vocoder=VocoderConfig(width=64, rates=(8, 5, 4), kernels=(16, 15, 8), res_kernels=(3, 7), dilations=(1, 3)),

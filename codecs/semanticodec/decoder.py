@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mm.codecs.semanticodec.config import HOP, DecoderConfig
 from mm.codecs.semanticodec.ddim import Denoise, ddim
+from mm.codecs.semanticodec.decoder_parts import position_code
 from mm.codecs.semanticodec.dpm import dpm_solver
 from mm.codecs.semanticodec.hifigan import HifiGan
 from mm.codecs.semanticodec.noise import WindowNoise
@@ -27,13 +28,6 @@ from mm.codecs.semanticodec.windows import cross_fade, cut_windows, masked_tail,
 Sampler = Literal["ddim", "dpm++"]
 WINDOWS_AT_ONCE = 16
 """Windows that run as one batch unless the caller says otherwise: 2.5 minutes of sound."""
-
-
-def position_code(tokens: int, width: int) -> Tensor:
-    """Sine at even and cosine at odd channels of p 10000^(-2i / width), (N, width) float32; p counts from 0."""
-    rates = torch.pow(10000.0, -torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angles = torch.arange(tokens, dtype=torch.float64)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +101,14 @@ class SemantiCodecDecoder(nn.Module):
         """The guided network for windows `features` (W, n, C).
 
         Keys and values of the condition are computed here, once, and the conditional and the unconditional prediction
-        are one call with 2 W rows. The unconditional features are zeros; their position code stays.
+        are one call, in which both share what comes before the first look at the condition. The unconditional features
+        are zeros; their position code stays.
 
         Returns:
-            (x (W, Z, T, F), timesteps (W,)) -> v (W, Z, T, F), both float32; the network runs in the features' dtype.
+            (x (W, Z, T, F), timesteps (W,)) -> v (W, Z, T, F), both float32; the network runs in its own dtype.
         """
-        dtype = features.dtype
+        dtype = self.unet.conv_out.weight.dtype
+        features = features.to(dtype)
         if guidance in (0.0, 1.0):
             context = self.unet.read_context(self.condition(features if guidance else torch.zeros_like(features)))
             return lambda x, timesteps: self.unet(x.to(dtype), timesteps, context).float()
@@ -120,8 +116,7 @@ class SemantiCodecDecoder(nn.Module):
         context = self.unet.read_context(self.condition(both))
 
         def guided(x: Tensor, timesteps: Tensor) -> Tensor:
-            doubled = torch.cat([x, x]).to(dtype)
-            conditional, unconditional = self.unet(doubled, timesteps.repeat(2), context).float().chunk(2)
+            conditional, unconditional = self.unet(x.to(dtype), timesteps, context).float().chunk(2)
             return unconditional + guidance * (conditional - unconditional)  # type: ignore[no-any-return]
 
         return guided

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,3 +33,10 @@ def zeroed(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def position_code(tokens: int, width: int) -> Tensor:
+    """Sine at even and cosine at odd channels of p 10000^(-2i / width), (N, width) float32; p counts from 0."""
+    rates = torch.pow(10000.0, -torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = torch.arange(tokens, dtype=torch.float64)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()

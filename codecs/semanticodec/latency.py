@@ -1,20 +1,22 @@
 """Decoding time of the sampler as it is written against the loop of the released code, same network, same result.
 
 The naive loop decodes one window after the other, calls the network twice per step (with and without condition) and
-projects the condition to keys and values in every call. Ours does all windows and both branches in one call per step
-and projects once per window. Weights are random: time does not depend on them. Both give the same latents; the largest
-difference stands in the row.
+projects the condition to keys and values in every call. Ours does all windows and both branches in one call per step,
+what both have in common once, and projects once per window. Weights are random: time does not depend on them. Both give
+the same latents; the largest difference stands in the row. Encoding and decoding as a user calls them follow.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mm.codecs.semanticodec.config import DecoderConfig, paper, tiny
+from mm.codecs.semanticodec.codec import SemantiCodec
+from mm.codecs.semanticodec.config import SAMPLE_RATE, DecoderConfig, SemantiCodecConfig, paper, tiny
 from mm.codecs.semanticodec.ddim import ddim
 from mm.codecs.semanticodec.decoder import SemantiCodecDecoder
 from mm.codecs.semanticodec.noise import WindowNoise
@@ -23,6 +25,7 @@ from mm.metrics.latency import measure
 
 GUIDANCE = 2.0
 FAST_STEPS = 10
+OFFICIAL_STEPS = 50
 
 
 class Candidates:
@@ -80,53 +83,67 @@ class Candidates:
         spacing = self.decoder.config.diffusion.spacing
         return ddim(denoise, start, self.decoder.schedule, steps=self.steps, spacing=spacing)
 
-    def sound(self, latents: Tensor) -> Tensor:
-        """Waveforms of the windows, untouched by how the latents came about."""
-        return self.decoder.wave(self.decoder.mel(latents))
-
 
 @torch.inference_mode()
 def rows(
     *, device: str = "cpu", repeats: int = 30, seconds: float | None = None, steps: int = 25
 ) -> list[dict[str, Any]]:
-    """Naive loop, ours and the fast sampler, alternating in one run.
+    """Naive loop, ours and the fast sampler, alternating in one run; then the whole codec.
 
     Args:
-        device: "cpu" times the tiny sizes; a GPU the published ones at 50 tokens per second in bfloat16.
+        device: "cpu" times the tiny sizes; a GPU the published ones at 50 tokens per second, decoder in bfloat16.
         repeats: Samples per candidate.
         seconds: Length of the sound; none takes 6 s on a CPU and 60 s on a GPU.
         steps: Sampling steps.
 
     Returns:
-        Rows {setting, sampler, windows, ms, speedup, real_time_factor, largest_difference}; the last row is the mel
-        decoder and vocoder, which all candidates need alike.
+        Rows {setting, what, windows, ms, speedup, real_time_factor, largest_difference}.
     """
     tiny_sizes = torch.device(device).type == "cpu"
-    config, dtype = (tiny().decoder, torch.float32) if tiny_sizes else (paper(50).decoder, torch.bfloat16)
+    config, dtype = (tiny(), torch.float32) if tiny_sizes else (paper(50), torch.bfloat16)
     seconds = seconds or (6.0 if tiny_sizes else 60.0)
-    made = Candidates(replace(config), seconds=seconds, steps=steps, device=device, dtype=dtype)
+    setting = f"{'tiny' if tiny_sizes else 'published'} sizes, {seconds:g} s, {str(dtype)[6:]}, {device}"
+    found = _sampling(config.decoder, seconds, steps, device, dtype, repeats)
+    found += _whole(config, seconds, steps, device, dtype, repeats)
+    return [{"setting": setting, **row, "real_time_factor": 1000 * seconds / row["ms"]} for row in found]
+
+
+def _sampling(
+    config: DecoderConfig, seconds: float, steps: int, device: str, dtype: torch.dtype, repeats: int
+) -> list[dict[str, Any]]:
+    """Latents from the same condition in different ways."""
+    made = Candidates(config, seconds=seconds, steps=steps, device=device, dtype=dtype)
     naive, ours = made.naive(), made.ours()
     difference = float((naive - ours).abs().max() / naive.abs().max())
-    named = {
-        f"naive loop, DDIM {steps}": made.naive,
-        f"ours, DDIM {steps}": made.ours,
-        f"ours, DPM-Solver++ {FAST_STEPS}": made.fast,
-        "mel decoder and vocoder": lambda: made.sound(ours),
-    }
-    found = {row.candidate: row.median_ms for row in measure(named, repeats=repeats, warmup=1, device=device)}
-    first = next(iter(found.values()))
+    named = {f"latents: naive loop, DDIM {steps}": made.naive, f"latents: ours, DDIM {steps}": made.ours}
+    if find_spec("diffusers") is not None:
+        named[f"latents: ours, DPM-Solver++ {FAST_STEPS}"] = made.fast
+    times = [row.median_ms for row in measure(named, repeats=repeats, warmup=1, device=device)]
     return [
         {
-            "setting": f"{'tiny' if tiny_sizes else 'published'} sizes, {seconds:g} s, {str(dtype)[6:]}, {device}",
-            "sampler": name,
+            "what": name,
             "windows": len(made.windows),
             "ms": ms,
-            "speedup": None if "vocoder" in name else first / ms,
-            "real_time_factor": 1000 * seconds / ms,
+            "speedup": times[0] / ms,
             "largest_difference": {0: 0.0, 1: difference}.get(index),
         }
-        for index, (name, ms) in enumerate(found.items())
+        for index, (name, ms) in enumerate(zip(named, times, strict=True))
     ]
+
+
+def _whole(
+    config: SemantiCodecConfig, seconds: float, steps: int, device: str, dtype: torch.dtype, repeats: int
+) -> list[dict[str, Any]]:
+    """Waveform to tokens and tokens to waveform, with everything that belongs to it."""
+    codec = SemantiCodec(config).eval().to(device)
+    codec.decoder.to(dtype)
+    wave = 0.1 * torch.randn(1, round(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
+    tokens = codec.encode(wave, SAMPLE_RATE)
+    named = {"encode": lambda: codec.encode(wave, SAMPLE_RATE)}
+    for count in (steps, OFFICIAL_STEPS):
+        named[f"decode, DDIM {count}"] = partial(codec.decode, tokens, steps=count)
+    found = measure(named, repeats=max(repeats // 5, 1), warmup=1, device=device)
+    return [{"what": row.candidate, "ms": row.median_ms} for row in found]
 
 
 def _random_decoder(config: DecoderConfig) -> SemantiCodecDecoder:

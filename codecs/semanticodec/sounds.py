@@ -125,9 +125,9 @@ def _speech(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, int]:
     base, tract = rng.uniform(90, 240), rng.uniform(0.9, 1.2)
     wave = np.zeros(samples)
     for start, end in _events(rng, samples, 0.14, 0.32):
-        if rng.random() < 0.15:
-            continue
         length = end - start
+        if rng.random() < 0.15 or length < 2:  # a pause, or cut off by the end of the sound
+            continue
         onset = min(int(rng.uniform(0.02, 0.07) * SAMPLE_RATE), length // 2)
         hiss = _coloured(rng, onset, rng.uniform(2500, 6000), 1500) * np.hanning(onset + 2)[1:-1]
         wave[start : start + onset] += rng.uniform(0.05, 0.3) * hiss

@@ -5,21 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
 
 from mm.checkpoint import load
 from mm.codecs.semanticodec.codec import SemantiCodec
 from mm.codecs.semanticodec.config import VOCABULARIES, paper
+from mm.codecs.semanticodec.decoder import Sampling
 from mm.codecs.semanticodec.evaluate import evaluate, held_out
 from mm.codecs.semanticodec.flops import rows as flops_rows
-from mm.codecs.semanticodec.mel import LogMel
+from mm.codecs.semanticodec.round_trip import packed, round_trip
+from mm.codecs.semanticodec.show import mel_figure, token_strip
 from mm.codecs.semanticodec.sounds import DOMAINS
 
 if TYPE_CHECKING:
     from mm.app.report import Page
 
 SHOWN = 3
-"""Sounds in the picture."""
+"""Sounds to listen to."""
+MINUTE = 47
+"""Sounds in a row for the size of a long file: a minute."""
 SCORED = 32
 """Sounds per score; `mm zoo verify` takes more."""
 
@@ -41,24 +44,32 @@ def page(page: Page) -> None:
 
 
 def _sounds(page: Page, codec: SemantiCodec) -> None:
-    import matplotlib.pyplot as plt
-
     page.heading("Before and after")
     sounds = held_out(codec, page.seed, SHOWN)
-    waves = sounds["waves"][:, : codec.config.encoder.segment_samples]
-    decoded = codec.decode(codec.encode(waves, codec.sample_rate), seed=page.seed)[:, 0, : waves.shape[1]]
-    mel = LogMel(codec.config.decoder.vae.mel_bins)
-    figure, axes = plt.subplots(2, SHOWN, figsize=(3.4 * SHOWN, 4.2), sharex=True, sharey=True)
-    for column in range(SHOWN):
-        for row, (name, wave) in enumerate((("source", waves), ("decoded", decoded))):
-            picture = rearrange(mel(wave[column : column + 1]), "1 t f -> f t")
-            axes[row, column].imshow(picture, origin="lower", aspect="auto", cmap="magma", extent=(0, 1.28, 0, 64))
-            axes[row, column].set_title(f"{DOMAINS[int(sounds['domains'][column])]}, {name}", fontsize=9)
-    for axis in axes[1]:
-        axis.set_xlabel("seconds")
-    axes[0, 0].set_ylabel("mel bin")
-    axes[1, 0].set_ylabel("mel bin")
-    page.figure(figure, f"Held-out made sounds and what {codec.bitrate:.0f} bits per second of them decode to.")
+    rows, waves, trips = [], {}, []
+    for number, wave in enumerate(sounds["waves"][:, : codec.config.encoder.segment_samples]):
+        name = f"{DOMAINS[int(sounds['domains'][number])]} {number // len(DOMAINS) + 1}"
+        trip = round_trip(codec, wave, Sampling(seed=page.seed))
+        trips.append((name, trip))
+        waves |= {f"{name}, source": trip.source, f"{name}, decoded": trip.decoded}
+        rows.append({"sound": name, "seconds": trip.seconds, "token pairs": len(trip.tokens), "bytes": len(trip.file)})
+    for name, trip in trips:
+        page.sound(trip.source.numpy(), codec.sample_rate, f"{name}, source")
+        page.sound(trip.decoded.numpy(), codec.sample_rate, f"{name}, decoded from {len(trip.tokens)} token pairs")
+        page.picture(
+            token_strip(codec, trip.tokens),
+            f"Tokens of {name}: semantic above, acoustic below, a colour per id",
+            scale=12,
+        )
+    page.figure(mel_figure(codec, waves), "Held-out made sounds and what their tokens decode to.")
+    minute = held_out(codec, page.seed, MINUTE)["waves"].flatten()
+    tokens, file = packed(codec, minute)
+    seconds = len(minute) / codec.sample_rate
+    rows.append(
+        {"sound": f"{MINUTE} sounds in a row", "seconds": seconds, "token pairs": len(tokens), "bytes": len(file)}
+    )
+    rows[-1] |= {"bit/s": 8 * len(file) / seconds, "times smaller than 16-bit samples": 2 * len(minute) / len(file)}
+    page.table(rows, "Packed files; 48 bytes of each are the header", key="files")
 
 
 def _scores(page: Page, codec: SemantiCodec) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mm.app.report import Page
-from mm.codecs.semanticodec import SemantiCodec, evaluate, tiny, tour
+from mm.codecs.semanticodec import Sampling, SemantiCodec, evaluate, tiny, tour
 from mm.codecs.semanticodec.kmeans import train_codebooks
 from mm.codecs.semanticodec.probe import averaged
+from mm.codecs.semanticodec.round_trip import round_trip
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,9 @@ def test_averages_leave_padding_out():
 
 def test_the_page_fills(codec, monkeypatch):
     monkeypatch.setattr(tour, "load", lambda name: codec)
-    monkeypatch.setattr(tour, "SCORED", 16)
+    for name, value in {"SCORED": 16, "SHOWN": 1, "MINUTE": 4}.items():
+        monkeypatch.setattr(tour, name, value)
+    monkeypatch.setattr(tour, "round_trip", lambda codec, wave, sampling: round_trip(codec, wave, Sampling(steps=1)))
     monkeypatch.setattr(tour, "evaluate", partial(evaluate.evaluate, steps=1))
     page = Page("semanticodec", "SemantiCodec")
     tour.page(page)
@@ -75,3 +78,7 @@ def test_the_page_fills(codec, monkeypatch):
         "tokens o",
     ]
     assert page.numbers["bit_rates"][0]["vocabulary 32768"] == "0.35 kbit/s"
+    assert page.body().count("<audio") == 2 and page.body().count("<img") == 2
+    single, row = page.numbers["files"]
+    assert single["bytes"] == 48 + 32 * 2 + 2
+    assert row["seconds"] == 4 * 20_720 / 16_000 and row["bytes"] == 48 + row["token pairs"] * 2 + 2

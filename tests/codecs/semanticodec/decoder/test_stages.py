@@ -104,11 +104,11 @@ def test_a_stage_trains_its_part_and_nothing_else(name, codec, batch):
 
 
 @pytest.mark.parametrize(
-    ("name", "metric", "share"), [("vae", "mel_l1", 0.6), ("vocoder", "mel_l1", 0.8), ("joint", "v_mse", 0.92)]
+    ("name", "metric", "share"), [("vae", "mel_l1", 0.6), ("vocoder", "mel_l1", 0.8), ("joint", "v_mse", 0.5)]
 )
 def test_one_batch_can_be_learned(name, metric, share, codec, batch):
+    """One batch with one draw of noise, noise levels and crops, the same in every step: nothing but fitting is left."""
     changes = {"vae": {"adversarial_share": 0.0}, "vocoder": {"discriminator_width": 0}, "joint": {}}[name]
-    torch.manual_seed(0)
     module = build(name, codec, **changes)
     if name == "joint":  # a trained autoencoder is sure of its latents; a random one would add unit noise to them
         with torch.no_grad():
@@ -116,21 +116,15 @@ def test_one_batch_can_be_learned(name, metric, share, codec, batch):
             module.model.decoder.vae.to_moments.bias[8:] = -10
             module.on_train_batch_start(batch, 0)
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=5e-3)
-    before = evaluated(module, batch, metric)
-    for _ in range(20):
-        loss, _ = module.compute_loss(batch)
+    found = []
+    for _ in range(21):
+        torch.manual_seed(1)
+        loss, logs = module.compute_loss(batch)
+        found.append(float(logs[metric].detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    after = evaluated(module, batch, metric)
-    assert after < share * before, f"{metric} from {before:.3f} to {after:.3f}"
-
-
-@torch.no_grad()
-def evaluated(module, batch, metric):
-    found = float(module.eval().compute_loss(batch)[1][metric])
-    module.train()
-    return found
+    assert found[-1] < share * found[0], f"{metric} from {found[0]:.3f} to {found[-1]:.3f}"
 
 
 @pytest.mark.parametrize("name", list(STAGES))
@@ -179,11 +173,11 @@ def test_some_conditions_are_dropped_while_training_only(codec):
 
 
 def test_every_vocabulary_is_drawn_in_training_and_the_last_in_evaluation(codec):
-    module = build("joint", codec)
+    module, fixed = build("joint", codec), build("joint", codec, random_vocabulary=False)
     torch.manual_seed(0)
     assert {module._vocabulary() for _ in range(40)} == {16, 32}
+    assert {fixed._vocabulary() for _ in range(10)} == {32}
     assert {module.eval()._vocabulary() for _ in range(10)} == {32}
-    assert {build("joint", codec, random_vocabulary=False)._vocabulary() for _ in range(10)} == {32}
 
 
 def test_discriminators_learn_and_generators_see_them_fixed():
@@ -221,6 +215,8 @@ def test_sounds_are_functions_of_their_seed_and_splits_differ():
         assert (first.wave == again.wave).all() and first.domain == DOMAINS[train[seed] % 3]
         assert abs(first.wave).max() <= 0.6 and first.wave.std() > 1e-3
         assert not (first.wave == make_sound(test[seed], 8000).wave).all()
+    last = make_sound(train[5599], 20_720)  # its last syllable begins one sample before the end
+    assert last.domain == "speech" and last.wave.std() > 1e-3
     with pytest.raises(ValueError, match="domain must be one of"):
         make_sound(0, 100, "birds")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from einops import rearrange
 
 from mm.codecs.semanticodec.config import UNetConfig
 from mm.codecs.semanticodec.ddim import ddim
-from mm.codecs.semanticodec.decoder import Sampling, position_code
-from mm.codecs.semanticodec.unet import UNet, timestep_code
+from mm.codecs.semanticodec.decoder import Sampling
+from mm.codecs.semanticodec.decoder_parts import position_code
+from mm.codecs.semanticodec.unet import Transformer, UNet, timestep_code
 
 
 def test_the_condition_is_features_then_position(reference, parity, close):
@@ -89,10 +93,11 @@ def test_guidance_of_one_and_zero_is_one_call_and_equals_the_halves(small):
     features = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0))
     x = torch.randn(2, 8, 8, 4, generator=torch.Generator().manual_seed(1))
     t, rows = torch.tensor([5, 700]), []
-    small.unet.register_forward_pre_hook(lambda _m, args: rows.append(len(args[0])))
+    for part in (small.unet.inputs[0], small.unet.conv_out):
+        part.register_forward_hook(lambda _m, _x, out: rows.append(len(out)))
     conditional, unconditional = (small.denoiser(features, w)(x, t) for w in (1.0, 0.0))
     both = small.denoiser(features, 3.0)(x, t)
-    assert rows == [2, 2, 4]
+    assert rows == [2, 2, 2, 2, 2, 4], "both branches share what comes before the condition is read"
     torch.testing.assert_close(both, unconditional + 3 * (conditional - unconditional), rtol=1e-4, atol=1e-5)
     zeros = small.denoiser(torch.zeros_like(features), 1.0)(x, t)
     assert torch.equal(unconditional, zeros), "without condition: zeros as features, position kept"
@@ -127,3 +132,30 @@ def test_every_condition_token_and_the_time_matter(small):
         changed = features.clone()
         changed[:, token] += 1
         assert not torch.allclose(small.denoiser(changed, 1.0)(x, torch.tensor([500])), found, atol=1e-4)
+
+
+@torch.no_grad()
+def test_queries_that_know_their_place_begin_at_their_own_token():
+    config = UNetConfig(
+        context_width=72, width=16, multipliers=(1, 2), attention_factors=(1, 2), head_width=8, norm_groups=4
+    )
+    generator = torch.Generator().manual_seed(0)
+    features, code = torch.randn(1, 32, 40, generator=generator), position_code(32, 32)[None]
+    for size in ((32, 16), (8, 4)):  # a token lies over 4 x 4 places, or over one
+        hits = {}
+        for grid in (None, (8, 4)):
+            site = next(UNet(replace(config, token_grid=grid)).cross_attentions())
+            keys, _ = site.keys_values(torch.cat([features, code], dim=-1))
+            places = Transformer(16, 72, replace(config, token_grid=grid)).places(*size)
+            queries = site.q_proj(torch.randn(1, size[0] * size[1], 16, generator=generator))
+            if places is not None:
+                queries = queries + site.place_proj(places)
+            scores = rearrange(queries, "1 p (h e) -> h p e", h=2) @ rearrange(keys, "1 h n e -> h e n")
+            own = rearrange(torch.arange(32), "(t f) -> t f", f=4)
+            own = own.repeat_interleave(size[0] // 8, 0).repeat_interleave(size[1] // 4, 1).flatten()
+            hits[grid] = float((scores.argmax(-1) == own).float().mean())
+        assert hits[(8, 4)] > 0.8 and hits[None] < 0.2
+
+
+def test_the_published_network_has_no_places():
+    assert not [key for key in UNet(UNetConfig(width=32, multipliers=(1, 2))).state_dict() if "place" in key]
