@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SPECS  := pyproject.toml constraints.txt
 
 .PHONY: tour app test test-slow lint types docs dev clean
-tour: $(VENV)/.stamp-core
+tour: $(VENV)/.stamp-app
 	$(BIN)/mm tour --out out/tour
 
 app: $(VENV)/.stamp-app

@@ -20,7 +20,7 @@ TOUR = Registry("tour page")
 """Page name -> `f(page: mm.app.tour.Page) -> None`; shown in `make tour` in the order of `TOUR_ORDER`."""
 
 TABS = Registry("tab of the app")
-"""Tab name -> `f() -> None` that adds its components; `about` is "Title: what it shows". Order as registered."""
+"""Tab name -> `f() -> None` that adds its components; `about` is "Title: what it shows"."""
 
 BENCH_FLOPS = Registry("FLOP benchmark")
 """System name -> `f() -> list[dict]` with keys setting, ours_tflop, baseline_tflop, saving."""

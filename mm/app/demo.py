@@ -33,6 +33,8 @@ SIDE_BY_SIDE = 2
 """Requests of one kind that run at once; a model itself serves one at a time."""
 CLEANING_S, KEPT_S = 600, 3600
 """How often uploads are looked through, and how long one is kept."""
+ORDER = ("ask", "prune", "adaptive", "search", "video", "audio", "cad", "ct")
+"""Tabs that tell one story stand together; others follow as they are registered."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 ABOUT = (
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=None, help="port (default: the first free one from 7860)")
-    parser.add_argument("--tabs", nargs="+", metavar="TAB", help=f"only these (default: {', '.join(TABS.in_order())})")
+    parser.add_argument("--tabs", nargs="+", metavar="TAB", help=f"only these (default: {', '.join(tab_names())})")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers (default: off)")
     parser.add_argument("--allow", nargs="+", default=[], metavar="MODEL", help="models that other machines may load")
     arguments = parser.parse_args(argv)
@@ -117,7 +119,7 @@ def build(tabs: Sequence[str] | None = None) -> Any:
     with gr.Blocks(title="mm", analytics_enabled=False, delete_cache=(CLEANING_S, KEPT_S)) as page:
         gr.Markdown(ABOUT)
         with gr.Tabs():
-            for name in tabs or TABS.in_order():
+            for name in tabs or tab_names():
                 title, _, about = TABS.about(name).partition(": ")
                 writer = TABS.get(name)
                 with gr.Tab(title, id=name, elem_id=f"tab_{name}"):
@@ -127,6 +129,12 @@ def build(tabs: Sequence[str] | None = None) -> Any:
                     except ImportError as error:
                         gr.Markdown(f"This tab is not available: {sentence(error)}")
     return page
+
+
+def tab_names() -> list[str]:
+    """All tabs in the order of the page."""
+    known = [name for name in ORDER if name in TABS]
+    return known + [name for name in TABS.in_order() if name not in known]
 
 
 @contextmanager

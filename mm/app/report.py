@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm.app.solid_view import SCRIPT, solid_figure
 from mm.checkpoint import write_aside
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ nav a { margin-right: 1rem } a { color: var(--mark) }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; display: block;
   overflow-x: auto }
 th, td { border: 1px solid var(--line); padding: .3rem .65rem; text-align: left } td.number { text-align: right }
+canvas { max-width: 100%; touch-action: none; cursor: grab }
 figure { margin: 1rem 0 } figure img { max-width: 100%; background: #fff; border-radius: 4px }
 img.pixels { image-rendering: pixelated }
 figcaption, caption { color: var(--soft); font-size: .92rem; text-align: left }
@@ -116,6 +118,10 @@ class Page:
             f'<figure><audio controls preload="metadata" aria-label="{html.escape(caption, quote=True)}" '
             f'src="data:audio/wav;base64,{data}"></audio><figcaption>{html.escape(caption)}</figcaption></figure>'
         )
+
+    def solid(self, vertices: np.ndarray, faces: np.ndarray, caption: str) -> None:
+        """A solid of triangles that can be turned: vertices (V, 3), faces (F, 3)."""
+        self._parts.append(solid_figure(vertices, faces, caption))
 
     def record(self, key: str, value: Any) -> None:
         """Keep numbers of the run beside the page.
@@ -208,7 +214,7 @@ def write_report(folder: Path, title: str, pages: Sequence[Page], *, about: str,
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>',
             f"<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p><nav>{links}</nav>",
             *(page.body() for page in pages),
-            f"<footer>{html.escape(footer)}</footer></body></html>",
+            f"<footer>{html.escape(footer)}</footer><script>{SCRIPT}</script></body></html>",
         ]
     )
     with write_aside(folder / "numbers.json") as temporary:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mm
 from mm.catalog import TOUR
-from mm.command import OK, CommandParser, emit_json
+from mm.command import OK, CommandParser, emit_json, one_line
 
 ABOUT = (
     "Each figure below was produced by the run that wrote this page, on this machine, with the small demonstration "
@@ -57,7 +57,11 @@ def run(folder: Path, *, only: list[str] | None = None, seed: int = 0) -> tuple[
         print(f"[{number}/{len(writers)}] {name}: {TOUR.about(name)} …", file=sys.stderr, flush=True)
         begun = time.perf_counter()
         page = Page(name, TOUR.about(name), seed=seed)
-        writer(page)
+        try:
+            writer(page)
+        except ImportError as error:  # an extra is not installed: the other pages still tell their story
+            page = Page(name, TOUR.about(name), seed=seed)
+            page.text(f"This page was not run: {one_line(error)}")
         pages.append(page)
         print(f"[{number}/{len(writers)}] {name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     footer = f"mm {mm.__version__}, {machine()}, seed {seed}, {time.perf_counter() - start:.0f} s"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mm.app.report import Page
+from mm.app.report import Page, write_report
 
 
 def embedded(page: Page, kind: str) -> bytes:
@@ -51,3 +51,31 @@ def test_a_table_escapes_its_cells_and_keeps_its_rows():
     page.table([{"name": "<b>", "value": 1.23456}, {"other": 2}], "caption", key="rows")
     assert "<b>" not in page.body() and "1.235" in page.body()
     assert page.numbers["rows"] == [{"name": "<b>", "value": 1.23456}, {"other": 2}]
+
+
+CORNERS = np.array([[0, 0, 0], [4, 0, 0], [0, 4, 0], [0, 0, 4]])
+SIDES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
+
+
+@pytest.mark.parametrize(
+    ("vertices", "faces", "says"),
+    [(CORNERS[:, :2], SIDES, "vertices"), (CORNERS, SIDES + 1, "there are 4"), (CORNERS, SIDES[:0], "faces")],
+)
+def test_a_solid_that_is_none_is_refused(vertices, faces, says):
+    with pytest.raises(ValueError, match=says):
+        Page("solid").solid(vertices, faces, "none")
+
+
+def test_a_solid_is_drawn_and_turns(_driver, tmp_path):
+    """In a browser: the canvas is not empty, and an arrow key changes it."""
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page("solid")
+    page.solid(CORNERS, SIDES, "a corner.")
+    _driver.get(write_report(tmp_path, "t", [page], about="", footer="").as_uri())
+    drawn = "return [...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 380, 380).data]"
+    before = np.array(_driver.execute_script(drawn)).reshape(380, 380, 4)
+    assert (before[..., 3] > 0).mean() > 0.05
+    _driver.find_element("css selector", "canvas").send_keys(Keys.ARROW_LEFT)
+    after = np.array(_driver.execute_script(drawn)).reshape(380, 380, 4)
+    assert (before != after).any()
