@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Recipe:
     """What it was trained on."""
     stages: str = ""
     """Command that trains it in several stages; its result goes to `--trained`. "" is one run of `config`."""
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    """Tolerances of single scores where `TOLERANCE` is not right, because they rest on fewer samples."""
 
 
 RECIPES = {
@@ -95,9 +97,14 @@ RECIPES = {
     ),
     "semanticodec_tiny": Recipe(
         config="semanticodec/diffusion_tiny",
-        about="SemantiCodec of 1.5 million parameters for 1.28-s segments, 50 tokens and up to 400 bits per second.",
+        about="SemantiCodec of 1.6 million parameters for 1.28-s segments, 50 tokens and up to 400 bits per second.",
         data="speech-like syllables, notes, noise, hits and sweeps made from seeds; no recording",
         stages="python -m mm.codecs.semanticodec.recipe --out runs/semanticodec",
+        tolerances={  # two sounds of 32; a linear probe of noise; losses around 0.1
+            **dict.fromkeys(("retrieval_top1", "retrieval_top1_shuffled"), 0.07),
+            "probe_shuffled_labels": 0.07,
+            **dict.fromkeys(("v_error_unquantized", "v_error_tokens", "v_error_semantic_only"), 0.003),
+        },
     ),
     "openecad_tiny": Recipe(
         config="cad/tiny",
@@ -176,7 +183,7 @@ def build(name: str, *, trained: Path | None = None, made_with: str = "", seed: 
     folder = Path(str(files("mm.zoo"))) / name
     load(trained).save_pretrained(folder, dtype=torch.float16)  # type: ignore[operator]
     found = EVALUATORS.get(name)(load(folder), seed=seed)
-    write_metrics(folder, found, seed=seed, tolerance=TOLERANCE)
+    write_metrics(folder, found, seed=seed, tolerance=dict.fromkeys(found, TOLERANCE) | dict(recipe.tolerances))
     text = {
         "command": f"{recipe.stages}; python -m mm.zoo.build {name} --trained FOLDER"
         if recipe.stages
