@@ -107,7 +107,7 @@ class SemantiCodecDecoder(nn.Module):
         Returns:
             (x (W, Z, T, F), timesteps (W,)) -> v (W, Z, T, F), both float32; the network runs in its own dtype.
         """
-        dtype = self.unet.conv_out.weight.dtype
+        dtype = next(self.unet.parameters()).dtype
         features = features.to(dtype)
         if guidance in (0.0, 1.0):
             context = self.unet.read_context(self.condition(features if guidance else torch.zeros_like(features)))

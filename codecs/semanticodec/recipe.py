@@ -215,8 +215,9 @@ def record(module: JointModule, batch: int) -> None:
     ]
     latents = torch.zeros(batch, *decoder.config.latent_shape, device="cuda")
     timesteps = torch.zeros(batch, dtype=torch.int64, device="cuda")
+    inputs: Any = (latents, timesteps, context)  # nested, which torch takes but does not say
     # unused: what projects keys and values belongs to the network, but runs outside
-    torch.cuda.make_graphed_callables(decoder.unet, (latents, timesteps, context), allow_unused_input=True)
+    torch.cuda.make_graphed_callables(decoder.unet, inputs, allow_unused_input=True)
 
 
 @torch.no_grad()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from mm.checkpoint import load
 from mm.codecs.semanticodec.codec import SemantiCodec
@@ -46,7 +47,9 @@ def page(page: Page) -> None:
 def _sounds(page: Page, codec: SemantiCodec) -> None:
     page.heading("Before and after")
     sounds = held_out(codec, page.seed, SHOWN)
-    rows, waves, trips = [], {}, []
+    rows: list[dict[str, Any]] = []
+    waves: dict[str, Tensor] = {}
+    trips = []
     for number, wave in enumerate(sounds["waves"][:, : codec.config.encoder.segment_samples]):
         name = f"{DOMAINS[int(sounds['domains'][number])]} {number // len(DOMAINS) + 1}"
         trip = round_trip(codec, wave, Sampling(seed=page.seed))
