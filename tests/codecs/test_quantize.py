@@ -121,6 +121,22 @@ def test_perplexity():
     assert perplexity(torch.arange(8), 8) == pytest.approx(8)
 
 
+@pytest.mark.parametrize("decay, in_use", [(0.9, True), (1 - 1e-9, False)])
+def test_moving_averages_spread_the_codes_and_without_them_nothing_moves(decay, in_use):
+    """Sixteen clusters far from a fresh codebook: perplexity grows only while the codebook follows its inputs."""
+    quantizer = VectorQuantizer(VectorQuantizerConfig(size=16, width=4, decay=decay, revive_below=0.05 * in_use))
+    generator = torch.Generator().manual_seed(0)
+    centres = 5 + 3 * torch.randn(16, 4, generator=generator)
+    for step in range(150):
+        x = centres.repeat(8, 1) + 0.1 * torch.randn(128, 4, generator=generator)
+        found = quantizer(x)
+        if step == 0:
+            start = perplexity(found.codes, 16), float(found.loss)
+    assert start[0] < 4
+    assert (perplexity(found.codes, 16) > 10) == in_use
+    assert (float(found.loss) < 0.2 * start[1]) == in_use
+
+
 BATCHES = torch.randn(3, 16, 4, generator=torch.Generator().manual_seed(0))
 
 

@@ -64,8 +64,9 @@ def test_a_file_round_trips(codec, recordings, tmp_path):
 
 def test_decoded_speech_is_nearest_to_what_was_said(codec, speech):
     decoded, mel = codec.decode(codec.encode(speech, 16_000), steps=6)[:, 0], LogMel()
-    assert retrieval(mel(decoded), mel(speech)) >= 0.8
-    assert retrieval(mel(decoded.roll(1, 0)), mel(speech)) <= 0.2
+    found, control = retrieval(mel(decoded), mel(speech)), retrieval(mel(decoded.roll(1, 0)), mel(speech))
+    print(f"own segment among 16: {found:.2f}, another one's sound {control:.2f}")
+    assert found >= 0.8 and control <= 0.2
 
 
 def test_tokens_tell_speech_tones_and_noise_apart(codec, speech):
@@ -76,8 +77,9 @@ def test_tokens_tell_speech_tones_and_noise_apart(codec, speech):
     half = np.arange(48) % 16 < 8
     found = probe_accuracy((features[half], labels[half]), (features[~half], labels[~half]))
     shuffled = np.random.default_rng(0).permutation(labels[half])
-    assert found >= 0.9
-    assert probe_accuracy((features[half], shuffled), (features[~half], labels[~half])) < 0.7
+    control = probe_accuracy((features[half], shuffled), (features[~half], labels[~half]))
+    print(f"speech, tone or noise: {found:.2f}, shuffled labels {control:.2f}")
+    assert found >= 0.9 and control < 0.7
 
 
 def tones() -> torch.Tensor:
