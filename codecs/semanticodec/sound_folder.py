@@ -65,6 +65,11 @@ class Recordings:
     domains: list[int]
     """Places in `DOMAINS`."""
 
+    @property
+    def seconds(self) -> float:
+        """Length of all of them."""
+        return sum(map(len, self.waves)) / SAMPLE_RATE
+
     def segment(self, seed: int, samples: int) -> tuple[np.ndarray, int, int]:
         """A segment (samples,) float32, its domain and the number of its recording, decided by the seed alone.
 
@@ -105,6 +110,7 @@ class SoundFolder(SeededBatches):
         training, held_out = divided(config)
         held = read_recordings(held_out, config.validation or config.train, config.on_error)
         own = read_recordings(training, config.train, config.on_error)
+        logger.info("%.1f s of sound to train on, %.1f s held out", own.seconds, held.seconds)
         self._parts = {"train": own, "validation": held, "test": held}
 
     def rows(self, seeds: Sequence[int]) -> dict[str, Tensor]:
@@ -167,8 +173,8 @@ def read_recordings(paths: Sequence[Path], folder: str, on_error: OnError) -> Re
         domains.append(domain_of(path.relative_to(folder)))
     if not waves:
         raise ValueError(f"{folder}: none of {len(paths)} recordings can be read")
-    hours = sum(map(len, waves)) / SAMPLE_RATE / 3600
-    logger.info("%s: %d recordings, %.2f hours, %d left out", folder, len(waves), hours, len(paths) - len(waves))
+    if len(waves) < len(paths):
+        logger.warning("%s: %d of %d recordings left out", folder, len(paths) - len(waves), len(paths))
     return Recordings(waves, domains)
 
 
