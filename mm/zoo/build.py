@@ -90,8 +90,9 @@ RECIPES = {
         config="evilm/tiny",
         about="evilm_tiny with half the channels in its trunk, as evilm_slim is to evilm_30m.",
         data="as evilm_tiny",
-        stages="mm fit --config evilm/tiny --model.preset evilm_tiny_slim --out runs/evilm/slim; mm fit --config "
-        "evilm/tiny_finetune --model.evilm runs/evilm/slim/model --out runs/evilm/slim_tuned",
+        stages="mm fit --config evilm/tiny --model.preset evilm_tiny_slim --trainer.max_steps 3360 --out "
+        "runs/evilm/slim; mm fit --config evilm/tiny_finetune --model.evilm runs/evilm/slim/model --trainer.max_steps "
+        "1920 --out runs/evilm/slim_tuned",
     ),
     "semanticodec_tiny": Recipe(
         config="semanticodec/diffusion_tiny",
