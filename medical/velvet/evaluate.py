@@ -6,9 +6,10 @@ Dims: P pairs, N tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class HeldOut:
         return [report(case) for case in self.cases]
 
 
-def held_out(seed: int, count: int, size: int = 48) -> HeldOut:
+def held_out(seed: int, count: int, size: int = 36) -> HeldOut:
     """Patients of the test split.
 
     Args:
@@ -82,6 +83,7 @@ def all_scores(model: VelvetModel, data: HeldOut) -> dict[str, float]:
         **hidden_attributes(model, data, features),
         **matching(model, data, features),
         **pointing(model, data, features),
+        **occlusion(model, data),
     }
 
 
@@ -206,6 +208,51 @@ def pointing(model: VelvetModel, data: HeldOut, features: VolumeFeatures | None 
             hits.append(float(holds[found[row].argmax().cpu()]))
             chances.append(holds.float().mean().item())
     return {"pointing": sum(hits) / len(hits), "pointing_chance": sum(chances) / len(chances)}
+
+
+@torch.no_grad()
+def occlusion(model: VelvetModel, data: HeldOut, patients: int = 32) -> dict[str, float]:
+    """Do sentences depend on what they are about? Share of findings whose own sentence loses most when they are gone.
+
+    Each finding of the first patients is left out of the drawing, and the similarity of every sentence of the report
+    with its own scan is compared before and after. The chance is one over the number of sentences, on average.
+    """
+    size = model.config.vision.volume_size
+    hits, chances = [], []
+    for case in data.cases[:patients]:
+        gone = [number for number, finding in enumerate(case.findings) if finding.place != "scan"]
+        if not gone:
+            continue
+        drawings = [case, *(without(case, number) for number in gone)]
+        volumes = torch.stack([windowed(render(drawing, size).hu) for drawing in drawings]).to(model.device)
+        similarity = sentence_similarity(model, volumes, report(case))  # (1 + findings, sentences)
+        losses = similarity[:1] - similarity[1:]
+        about = [finding for finding, _ in described(case)]
+        hits += [about[row.argmax()] == number for row, number in zip(losses, gone, strict=True)]
+        chances += [1 / len(about)] * len(gone)
+    return {"occlusion": sum(hits) / len(hits), "occlusion_chance": sum(chances) / len(chances)}
+
+
+def without(case: Case, number: int) -> Case:
+    """The same patient without one finding."""
+    return replace(case, findings=(*case.findings[:number], *case.findings[number + 1 :]))
+
+
+def sentence_similarity(model: VelvetModel, volumes: Tensor, sentences: list[str]) -> Tensor:
+    """Cosine of each sentence with what it attends to in each volume: (B, 1, X, X, X) -> (B, sentences)."""
+    regions = model.volume_embeddings(model.encode_volume(volumes)).sentence
+    texts = model.encode_text(**model.tokenize([sentences])).embeddings
+    if regions is None or texts.sentence is None or texts.sentence_keep is None:
+        raise ValueError("this model has no sentence level; see `levels` of its config")
+    tokens = texts.sentence[0][texts.sentence_keep[0]]
+    local = model.config.local
+    rows = []
+    for found in regions:
+        attention = local_attention(
+            found, tokens, region_temperature=local.region_temperature, pre_scale=local.pre_scale
+        )
+        rows.append(F.cosine_similarity(attention @ F.normalize(found, dim=-1), tokens, dim=-1))
+    return torch.stack(rows)
 
 
 @torch.no_grad()
