@@ -133,8 +133,8 @@ RECIPES = {
     ),
     "velvet_tiny_segmenter": Recipe(
         config="medical/tiny",
-        about="A SwinUNETR of 1.8 million parameters that finds seven organs at 6 mm; it started from the vision encoder "
-        "of a sister run of velvet_tiny on volumes of 48 voxels.",
+        about="A SwinUNETR of 1.8 million parameters that finds seven organs at 6 mm; it started from the vision "
+        "encoder of a sister run of velvet_tiny on volumes of 48 voxels.",
         data="procedural CT phantoms of mm.medical.phantoms with their label maps (training seeds); no patient",
         stages="python -m mm.medical.velvet.transfer --scans 200 --steps 500 --batch-size 4 --out runs/segmenter",
     ),
