@@ -135,16 +135,16 @@ RECIPES = {
     ),
     "velvet_tiny": Recipe(
         config="medical/tiny",
-        about="VELVET-Med with 0.6 million parameters: volumes of 48 voxels and their reports.",
+        about="VELVET-Med with 0.6 million parameters: volumes of 36 voxels and their reports.",
         data="procedural CT phantoms of mm.medical.phantoms and their reports (training seeds); no patient",
         stages="python -m mm.medical.velvet.recipe --out runs/velvet",
     ),
     "velvet_tiny_segmenter": Recipe(
         config="medical/tiny",
-        about="A SwinUNETR of 1.8 million parameters that started from the vision encoder of velvet_tiny: seven organs "
-        "at 6 mm.",
+        about="A SwinUNETR of 1.8 million parameters that finds seven organs at 6 mm; it started from the vision "
+        "encoder of a sister run of velvet_tiny on volumes of 48 voxels.",
         data="procedural CT phantoms of mm.medical.phantoms with their label maps (training seeds); no patient",
-        stages="python -m mm.medical.velvet.transfer --scans 400 --steps 1500 --batch-size 4 --out runs/segmenter",
+        stages="python -m mm.medical.velvet.transfer --scans 200 --steps 500 --batch-size 4 --out runs/segmenter",
     ),
     "velvet_tiny_writer": Recipe(
         config="medical/writer",
