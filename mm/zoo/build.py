@@ -203,12 +203,14 @@ def build(name: str, *, trained: Path | None = None, made_with: str = "", seed: 
 
 def card(name: str, folder: Path) -> str:
     """The card of a demonstration, from its recipe and scores."""
-    recipe, stated, made_with = RECIPES[name], read_metrics(folder), read_recipe(folder)["made_with"]
+    recipe, stated = RECIPES[name], read_metrics(folder)
+    made_with = read_recipe(folder)["made_with"]
     scores = "\n".join(f"| {metric} | {entry['value']:.3f} |" for metric, entry in stated["metrics"].items())
     return (
         f"# {name}\n\n{recipe.about} A small demonstration, not a released model of the paper's authors.\n\n"
         f"- Data: {recipe.data}.\n- Licence: {LICENCE}.\n"
-        f"- Made by `{recipe.stages or f'mm fit --config {recipe.config}'}` ({made_with}); weights are stored in float16.\n"
+        f"- Made by `{recipe.stages or f'mm fit --config {recipe.config}'}` ({made_with}).\n"
+        f"- Weights are stored in float16.\n"
         f"- Limits: it knows nothing outside the procedural world.\n\n"
         f"| held-out score | value |\n|---|---|\n{scores}\n"
     )
