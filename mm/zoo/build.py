@@ -103,9 +103,14 @@ RECIPES = {
     ),
     "semanticodec_tiny": Recipe(
         config="semanticodec/diffusion_tiny",
-        about="SemantiCodec of 1.5 million parameters for 1.28-s segments, 50 tokens and up to 400 bits per second.",
+        about="SemantiCodec of 1.6 million parameters for 1.28-s segments, 50 tokens and up to 400 bits per second.",
         data="speech-like syllables, notes, noise, hits and sweeps made from seeds; no recording",
         stages="python -m mm.codecs.semanticodec.recipe --out runs/semanticodec",
+        tolerances={  # two sounds of 32; a linear probe of noise; losses around 0.1
+            **dict.fromkeys(("retrieval_top1", "retrieval_top1_shuffled"), 0.07),
+            "probe_shuffled_labels": 0.07,
+            **dict.fromkeys(("v_error_unquantized", "v_error_tokens", "v_error_semantic_only"), 0.003),
+        },
     ),
     "openecad_tiny": Recipe(
         config="cad/tiny",
