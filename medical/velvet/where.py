@@ -95,7 +95,7 @@ def _regions_with(mask: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def occlusion(model: VelvetModel, data: HeldOut, patients: int = 64) -> dict[str, float]:
+def occlusion(model: VelvetModel, data: HeldOut, patients: int = 32) -> dict[str, float]:
     """Do sentences depend on what they are about? Share of findings whose own sentence loses most when they are gone.
 
     Each finding of the first patients is left out of the drawing, and the similarity of every sentence of the report
@@ -150,7 +150,7 @@ def sentence_similarity(model: VelvetModel, volumes: Tensor, sentences: list[str
 
 
 @torch.no_grad()
-def evidence(model: VelvetModel, data: HeldOut, patients: int = 16) -> dict[str, float]:
+def evidence(model: VelvetModel, data: HeldOut, patients: int = 12) -> dict[str, float]:
     """Which part of the scan do hidden words come from? Share of words whose most needed cube holds their finding.
 
     One of 27 cubes after the other is replaced by the mean scan; the cube without which the right word's probability

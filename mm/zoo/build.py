@@ -142,7 +142,9 @@ RECIPES = {
         config="medical/tiny",
         about="VELVET-Med with 0.6 million parameters: volumes of 36 voxels and their reports.",
         data="procedural CT phantoms of mm.medical.phantoms and their reports (training seeds); no patient",
-        stages="python -m mm.medical.velvet.recipe --out runs/velvet",
+        stages="python -m mm.medical.velvet.recipe --out runs/first --set '{\"seconds\": 370}'; python -m "
+        'mm.medical.velvet.recipe --out runs/velvet --start runs/first/model --patients 12000 --set \'{"seconds": 375, '
+        '"batch_size": 256, "easy": 0.0}\' --objective \'{"word_pairs": 64}\'',
     ),
     "velvet_tiny_segmenter": Recipe(
         config="medical/tiny",
