@@ -18,6 +18,7 @@ import yaml
 import mm
 from mm.catalog import EVALUATORS
 from mm.checkpoint import load, write_aside
+from mm.zoo.borrow import borrow
 from mm.zoo.verify import RECIPE_FILE, read_metrics, read_recipe, write_metrics
 
 LICENCE = "Apache-2.0"
@@ -37,6 +38,8 @@ class Recipe:
     """What it was trained on."""
     stages: str = ""
     """Command that trains it in several stages; its result goes to `--trained`. "" is one run of `config`."""
+    lenders: tuple[str, ...] = ()
+    """Shipped weights that it holds frozen; what equals theirs is not stored again."""
     tolerances: Mapping[str, float] = field(default_factory=dict)
     """Tolerances of single scores where `TOLERANCE` is not right, because they rest on fewer samples."""
 
@@ -70,6 +73,7 @@ RECIPES = {
         config="lavi/tiny",
         about="LaVi on tiny_lm and tiny_vit, both frozen: answers about boards, scenes and clips.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes, drawn clips",
+        lenders=("tiny_lm", "tiny_vit"),
     ),
     "semantic_vq_tiny": Recipe(
         config="semantic_vq/tiny",
@@ -131,12 +135,14 @@ RECIPES = {
         config="llava/tiny",
         about="The concatenation host on the same frozen tiny_lm and tiny_vit: only its projector is trained.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes",
+        lenders=("tiny_lm", "tiny_vit"),
     ),
     "llava_tiny_256": Recipe(
         config="llava/tiny_256",
         about="The concatenation host with 256 visual tokens, on frozen tiny_lm and tiny_vit_256: only its projector "
         "is trained. It is there to lose tokens.",
         data="drawn wide scenes (small things in large pictures)",
+        lenders=("tiny_lm", "tiny_vit_256"),
     ),
     "velvet_tiny": Recipe(
         config="medical/tiny",
@@ -190,6 +196,8 @@ def build(name: str, *, trained: Path | None = None, made_with: str = "", seed: 
         trained = out / "model"
     folder = Path(str(files("mm.zoo"))) / name
     load(trained).save_pretrained(folder, dtype=torch.float16)  # type: ignore[operator]
+    if recipe.lenders:
+        borrow(folder, recipe.lenders)
     found = EVALUATORS.get(name)(load(folder), seed=seed)
     write_metrics(folder, found, seed=seed, tolerance=dict.fromkeys(found, TOLERANCE) | dict(recipe.tolerances))
     text = {
