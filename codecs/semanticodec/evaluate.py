@@ -54,7 +54,8 @@ def evaluate(codec: SemantiCodec, *, seed: int, count: int = 32, steps: int = 8)
     encoded = codec.encoder(codec.bank(sounds["waves"]))
     compared = conditions(encoded)
     decoded = {name: decoded_mel(codec, features, seed, steps) for name, features in compared.items()}
-    wave = codec.decoder.wave(decoded["tokens"][:, None])[:, 0]
+    source = sounds["waves"][:, :segment]
+    wave, vocoded = (codec.decoder.wave(mel[:, None])[:, 0] for mel in (decoded["tokens"], target))
     tokens = encoded.tokens[encoded.keep]
     return {
         **{f"v_error_{name}": value for name, value in v_errors(codec, compared, target, seed).items()},
@@ -62,8 +63,10 @@ def evaluate(codec: SemantiCodec, *, seed: int, count: int = 32, steps: int = 8)
         **{f"mel_error_{name}": float((mel - target).abs().mean()) for name, mel in decoded.items()},
         "retrieval_top1": retrieval(decoded["tokens"], target),
         "retrieval_top1_shuffled": retrieval(decoded["shuffled"], target),
-        "mel_distance": float(mel_distance(wave, sounds["waves"][:, :segment]).mean()),
-        "mel_distance_shuffled": float(mel_distance(wave.roll(1, 0), sounds["waves"][:, :segment]).mean()),
+        "mel_distance": float(mel_distance(wave, source).mean()),
+        "mel_distance_vocoder": float(mel_distance(vocoded, source).mean()),
+        "mel_distance_shuffled": float(mel_distance(wave.roll(1, 0), source).mean()),
+        "level_db": level_db(wave, source),
         "semantic_perplexity_share": usage(tokens[:, 0], codec.semantic_vocabs[-1]),
         "acoustic_perplexity_share": usage(tokens[:, 1], codec.acoustic_vocab),
         **probes(codec, seed),
@@ -109,6 +112,12 @@ def decoded_mel(codec: SemantiCodec, features: Tensor, seed: int, steps: int) ->
     decoder = codec.decoder
     noise = WindowNoise(seed, [0] * len(features), codec.config.decoder.latent_shape, decoder.latent_overlap)
     return decoder.mel(decoder.sample(features, noise, Sampling(steps=steps, eta=0.0)))[:, 0]
+
+
+def level_db(found: Tensor, expected: Tensor) -> float:
+    """Level of waves (B, S) against that of their sources, median over sounds in dB; 0 is as loud."""
+    powers = (wave.square().mean(1) for wave in (found, expected))
+    return float(10 * torch.log10(torch.div(*powers)).median())
 
 
 def usage(codes: Tensor, size: int) -> float:

@@ -54,6 +54,20 @@ def stft_distance(found: Tensor, expected: Tensor) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
+def spectral_convergence(found: Tensor, expected: Tensor) -> Tensor:
+    """|| |S'| - |S| || / || S ||, averaged over two window sizes, (B,): 1e-5 for equal sounds, 1 for silence.
+
+    Source: Arik et al. 2019 (arXiv:1808.06719), section 3.
+    """
+    _check(found, expected)
+    terms = []
+    for window in STFT_WINDOWS:
+        ours, theirs = _magnitude(found, window), _magnitude(expected, window)
+        error, energy = (part.square().sum((1, 2)) for part in (ours - theirs, theirs))
+        terms.append((error / energy.clamp(min=FLOOR)).clamp(min=FLOOR**2).sqrt())
+    return torch.stack(terms).mean(0)
+
+
 def retrieval_accuracy(found: Tensor, expected: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) -> float:
     """Share of decoded sounds that are nearer to their own source than to every other, 0 to 1.
 

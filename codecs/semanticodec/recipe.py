@@ -1,11 +1,12 @@
-"""How the shipped tiny codec is made: five stages in a row, each under the Lightning trainer.
+"""How the shipped tiny codec is made: six stages in a row, each under the Lightning trainer.
 
     python -m mm.codecs.semanticodec.recipe --out runs/semanticodec            # all stages
     python -m mm.codecs.semanticodec.recipe --out runs/semanticodec --stages audiomae vae vocoder
     python -m mm.codecs.semanticodec.recipe --out runs/mine --sounds FOLDER    # on own recordings
 
 Feature extractor, autoencoder and vocoder don't need each other and may run at the same time; `codebooks` joins them
-and clusters the features, `joint` trains the rest. Every stage leaves a whole codec in its folder.
+and clusters the features, `joint` trains the rest, `polish` goes on with the vocoder. Every stage leaves a whole
+codec in its folder.
 Dims: P sounds of the pool, S samples.
 """
 
@@ -83,8 +84,19 @@ STAGES: dict[str, Stage] = {
         ema=0.985,
         options={"semantic_only_share": 0.1, "unquantized_share": 0.3},
     ),
+    "polish": Stage(  # the vocoder again: loud peaks come late
+        module=VocoderModule,
+        steps=2000,
+        batch=16,
+        lr=1e-3,
+        betas=(0.8, 0.99),
+        ema=0.98,
+        options={"stft_weight": 20.0, "convergence_weight": 40.0, "frames": 32, "discriminator_width": 0},
+    ),
 }
 FIRST = ("audiomae", "vae", "vocoder")
+STARTS = {"joint": "codebooks", "polish": "joint"}
+"""Stages that start from what another one has left."""
 
 
 class Pool(IterableDataset):
@@ -179,7 +191,7 @@ def run_stage(
     """Train one stage and write its codec to `out/name`.
 
     Args:
-        name: audiomae, vae, vocoder, codebooks or joint.
+        name: audiomae, vae, vocoder, codebooks, joint or polish.
         out: Folder of the recipe.
         sounds: The pool.
         device: cpu or cuda.
@@ -196,7 +208,7 @@ def run_stage(
     else:
         stage = STAGES[name]
         optimizer = OptimizerConfig(lr=stage.lr, betas=stage.betas, weight_decay=0.01, warmup=0.05)
-        begin = {"codec": str(out / "codebooks")} if name == "joint" else {}
+        begin = {"codec": str(out / STARTS[name])} if name in STARTS else {}
         if go_on and (out / name).is_dir():
             begin = {"codec": str(out / name)}
         module = stage.module(**begin, seed=seed, optimizer=optimizer, **stage.options)
@@ -278,7 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="folder of all stages")
-    parser.add_argument("--stages", nargs="*", default=[*FIRST, "codebooks", "joint"], help="default: all, in order")
+    parser.add_argument(
+        "--stages", nargs="*", default=[*FIRST, "codebooks", "joint", "polish"], help="default: all, in order"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of steps (default: 1)")
     parser.add_argument("--sounds", metavar="FOLDER", help="own recordings instead of made sounds")

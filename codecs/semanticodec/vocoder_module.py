@@ -4,7 +4,8 @@
 
 Source: HiFi-GAN (Kong et al., arXiv:2010.05646), section 2.4. Deviation: generator and discriminators take their steps
 together, each from its own loss, in one optimiser; weight norm stays out of the generator, as in the released files.
-A spectral convergence term at three resolutions is offered, because the adversarial terms need long runs.
+A log-spectral and a spectral convergence term at two resolutions are offered: the adversarial terms need long runs, and
+an error of logarithms alone leaves loud, narrow peaks, which hold most of the energy, for last.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mm.codecs.semanticodec.config import HOP
-from mm.codecs.semanticodec.metrics import stft_distance
+from mm.codecs.semanticodec.metrics import spectral_convergence, stft_distance
 from mm.codecs.semanticodec.stage import CodecStage, frozen, start_codec
 from mm.codecs.semanticodec.wave_discriminators import WaveDiscriminator, discriminator_loss, generator_losses
 from mm.training.module import OptimizerConfig
@@ -31,6 +32,7 @@ class VocoderModule(CodecStage):
         frames: Mel frames per example, cut at random (51 are the paper's 8192 samples).
         mel_weight: Weight of the mel error.
         stft_weight: Weight of the log-spectral distance at several window sizes; 0 as in the paper.
+        convergence_weight: Weight of the error of magnitudes relative to the sound's own energy; 0 as in the paper.
         matching_weight: Weight of the feature matching.
         discriminator_width: Channels of the discriminators; 0 trains without them.
         optimizer: Optimiser and schedule; the paper has betas (0.8, 0.99).
@@ -44,6 +46,7 @@ class VocoderModule(CodecStage):
         frames: int = 48,
         mel_weight: float = 45.0,
         stft_weight: float = 0.0,
+        convergence_weight: float = 0.0,
         matching_weight: float = 2.0,
         discriminator_width: int = 32,
         optimizer: OptimizerConfig | None = None,
@@ -58,7 +61,7 @@ class VocoderModule(CodecStage):
         if not 4 <= frames <= window:
             raise ValueError(f"frames must lie in 4..{window} (one segment), got {frames}")
         self.frames, self.mel_weight, self.stft_weight = frames, mel_weight, stft_weight
-        self.matching_weight = matching_weight
+        self.convergence_weight, self.matching_weight = convergence_weight, matching_weight
         self.discriminator = WaveDiscriminator(discriminator_width) if discriminator_width else None
 
     def compute_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor | float]]:
@@ -71,6 +74,9 @@ class VocoderModule(CodecStage):
         if self.stft_weight:
             logs["stft"] = stft_distance(found[:, 0], wave[:, 0]).mean()
             loss = loss + self.stft_weight * logs["stft"]
+        if self.convergence_weight:
+            logs["convergence"] = spectral_convergence(found[:, 0], wave[:, 0]).mean()
+            loss = loss + self.convergence_weight * logs["convergence"]
         if self.training and self.discriminator is not None:
             loss = loss + self._adversarial(wave, found, logs)
         return loss, logs

@@ -113,6 +113,7 @@ RECIPES = {
         tolerances={  # two sounds of 32; a linear probe of noise; losses around 0.1
             **dict.fromkeys(("retrieval_top1", "retrieval_top1_shuffled"), 0.07),
             "probe_shuffled_labels": 0.07,
+            "level_db": 0.5,
             **dict.fromkeys(("v_error_unquantized", "v_error_tokens", "v_error_semantic_only"), 0.003),
         },
     ),

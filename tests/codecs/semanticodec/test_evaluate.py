@@ -51,6 +51,13 @@ def test_retrieval_wins_with_the_source_and_loses_with_another():
     assert evaluate.retrieval(mels.roll(1, 0), mels) < 0.1
 
 
+def test_the_level_is_that_of_the_median_sound():
+    waves = torch.randn(5, 400, generator=torch.Generator().manual_seed(0))
+    gains = torch.tensor([0.1, 0.1, 0.5, 1.0, 2.0])[:, None]
+    assert evaluate.level_db(gains * waves, waves) == pytest.approx(-6.02, abs=0.01)
+    assert evaluate.level_db(waves, waves) == pytest.approx(0, abs=1e-5)
+
+
 def test_semantic_tokens_tell_the_domains_apart(codec):
     found = evaluate.probes(codec, 0, count=120)
     assert found["probe_semantic"] > 0.7

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mm.codecs.semanticodec.metrics import mel_distance, retrieval_accuracy, stft_distance, word_error_rate
+from mm.codecs.semanticodec.metrics import (
+    mel_distance,
+    retrieval_accuracy,
+    spectral_convergence,
+    stft_distance,
+    word_error_rate,
+)
 from mm.codecs.semanticodec.sounds import sounds_batch
 
 
@@ -23,6 +29,18 @@ def test_distances_are_zero_for_equal_sounds_and_grow_with_damage(distance, wave
     torch.testing.assert_close(distance(waves[2:3], waves[3:4]), distance(waves, waves.roll(-1, 0))[2:3])
     with pytest.raises(ValueError, match="one shape"):
         distance(waves, waves[:, :-1])
+
+
+def test_convergence_is_the_share_of_the_magnitudes_that_is_wrong(waves):
+    """A gain leaves out the same share of every bin, so loud peaks count as much as they are loud."""
+    for gain, wrong in ((1.0, 1e-5), (0.7, 0.3), (0.0, 1.0), (1.5, 0.5)):
+        torch.testing.assert_close(spectral_convergence(gain * waves, waves), torch.full((6,), wrong))
+    soft, loud = waves.clone(), waves.clone()
+    soft[:, 4000:], loud[:, :4000] = 0.01 * soft[:, 4000:], 0.01 * loud[:, :4000]
+    assert (spectral_convergence(soft, waves) + spectral_convergence(loud, waves) > 1).all()
+    flat = torch.zeros(2, 8000, requires_grad=True)
+    spectral_convergence(flat, torch.zeros(2, 8000)).sum().backward()
+    assert flat.grad is not None and flat.grad.isfinite().all()
 
 
 def test_the_mel_distance_of_a_gain_is_its_logarithm():
