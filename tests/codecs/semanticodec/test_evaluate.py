@@ -77,6 +77,7 @@ def test_the_page_fills(codec, monkeypatch):
     monkeypatch.setattr(tour, "round_trip", lambda codec, wave, sampling: round_trip(codec, wave, Sampling(steps=1)))
     monkeypatch.setattr(tour, "evaluate", partial(evaluate.evaluate, steps=1))
     monkeypatch.setattr(evaluate, "probes", partial(evaluate.probes, count=48))
+    monkeypatch.setattr("mm.codecs.semanticodec.flops.RATES", (100,))
     page = Page("semanticodec", "SemantiCodec")
     tour.page(page)
     assert [row["decoded from"][:8] for row in page.numbers["controls"]] == [
@@ -87,6 +88,9 @@ def test_the_page_fills(codec, monkeypatch):
         "tokens o",
     ]
     assert page.numbers["bit_rates"][0]["vocabulary 32768"] == "0.35 kbit/s"
+    (cost,) = page.numbers["full_size"]  # multiply-adds counted from the published sizes, two operations each
+    assert cost["network_gflop"] + cost["context_gflop"] == pytest.approx(2 * 26, rel=0.03)
+    assert (cost["mel_tflop"], cost["vocoder_tflop"]) == pytest.approx((2 * 0.34, 2 * 0.51), rel=0.02)
     assert page.body().count("<audio") == 2 and page.body().count("<img") == 2
     single, row = page.numbers["files"]
     assert single["bytes"] == 48 + 32 * 2 + 2
