@@ -91,7 +91,7 @@ def _codes(page: Page, tokenizer: SemanticVQTokenizer, control: SemanticVQTokeni
     page.table(
         rows,
         "Colour and shape read off the code of a patch (1 of 64); `shifted` is the unseen texture; `same_code` is the "
-        "share of codes that stay when only the texture changes",
+        "share of codes that stay when only the texture changes: a code of meaning may change and still name its class",
         key="codes",
     )
 
