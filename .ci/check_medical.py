@@ -1,4 +1,4 @@
-"""Run after check_installed.py with the medical extra: VELVET-Med reads a scan, finds its report, segments."""
+"""Run after check_installed.py, with the medical extra: the shipped VELVET-Med finds scans by reports and segments."""
 
 from __future__ import annotations
 

@@ -11,18 +11,12 @@ from torch import Tensor
 from mm.checkpoint import load, shipped_names
 from mm.medical.phantom_reports import attribute_words, described, report
 from mm.medical.phantoms import Phantom, render
-from mm.medical.velvet.evaluate import (
-    GALLERY,
-    HeldOut,
-    embed,
-    evaluate,
-    held_out,
-    hide_attributes,
-    masked_logits,
-    sentence_attention,
-)
+from mm.medical.velvet.evaluate import GALLERY, evaluate
+from mm.medical.velvet.held_out import HeldOut, embed, held_out
+from mm.medical.velvet.hidden_words import hide_attributes, masked_logits
 from mm.medical.velvet.model import VelvetModel
 from mm.medical.velvet.segmenter import Segmenter
+from mm.medical.velvet.where import sentence_attention
 from mm.medical.volumes.labels import label_volumes
 from mm.medical.volumes.panel import plane, three_planes
 from mm.medical.volumes.volume import Volume

@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
         index.check_model(model)
     writer: Any = model.part("writer", "a report")
     names = ("k", "maps", "window", "intensity", "series", "missing", "max_new_tokens")
-    settings = {"task": "report", "weights": fingerprint(model), "writer": fingerprint(writer)}
+    settings: dict[str, Any] = {"task": "report", "weights": fingerprint(model), "writer": fingerprint(writer)}
     settings |= {"index": [entry.key for entry in index.entries] if index else None}
     settings |= {name: getattr(arguments, name) for name in names}
 

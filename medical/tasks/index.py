@@ -153,7 +153,7 @@ def scan_vectors(model: VelvetModel, volume: Volume, window: str | None = None) 
     cube = cube_of(volume, model.config.vision.volume_size, window).to(model.device)
     features = model.encode_volume(cube)
     found = model.volume_embeddings(features)
-    vectors = {level: getattr(found, level)[0] for level in model.config.levels}
+    vectors: dict[str, Tensor] = {level: getattr(found, level)[0] for level in model.config.levels}
     if model.adapter is not None:
         vectors["memory"] = model.visual_memory(features)[0]
     return {name: value.half().cpu() for name, value in vectors.items()}
@@ -181,7 +181,7 @@ def text_vectors(model: VelvetModel, report: str) -> dict[str, Tensor]:
 def empty_vectors(model: VelvetModel) -> dict[str, Tensor]:
     """What stands for a scan that can't be used."""
     width = model.config.contrastive_width
-    vectors = {}
+    vectors: dict[str, Tensor] = {}
     for level in model.config.levels:
         shape = (width,) if level == "report" else (0, width)
         vectors |= {level: torch.zeros(shape, dtype=torch.half), f"text_{level}": torch.zeros(shape, dtype=torch.half)}
@@ -271,7 +271,7 @@ class ScanIndex:
 
     def texts(self, rows: Sequence[int]) -> LevelEmbeddings:
         """Level vectors of some reports, padded to the longest."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
         for level in (level for level in LEVELS if level in self.cache[self.entries[0].key]):
             values = [self.feature(row, f"text_{level}") for row in rows]
             if level == "report":

@@ -204,8 +204,10 @@ def _local(model: VelvetModel, asked: Query, index: ScanIndex, rows: Sequence[in
 
 
 def _cpu(levels: LevelEmbeddings) -> LevelEmbeddings:
-    moved = {name: value.cpu().float() if value.is_floating_point() else value.cpu()
-             for name, value in levels.__dict__.items() if isinstance(value, Tensor)}  # fmt: skip
+    tensors = {name: value.cpu() for name, value in levels.__dict__.items() if isinstance(value, Tensor)}
+    moved: dict[str, Any] = {
+        name: value.float() if value.is_floating_point() else value for name, value in tensors.items()
+    }
     return replace(levels, **moved)
 
 
@@ -249,6 +251,9 @@ def _reranked(model: VelvetModel, asked: Query, index: ScanIndex, hits: list[Hit
 def match_scores(model: VelvetModel, asked: Query, index: ScanIndex, rows: Sequence[int]) -> Tensor:
     """Logit "belongs together" minus "does not" of the query with each entry, (C,)."""
     found = []
+    states: Tensor | None
+    visible: Tensor | None
+    memory: Tensor | None
     for row in rows:
         if asked.kind == "scan":
             text = model.encode_text(**model.tokenize([index.entries[row].report]))

@@ -32,8 +32,8 @@ def centre_levels(model: VelvetModel, batch: Mapping[str, Tensor]) -> None:
     text = model.encode_text(**tokens).embeddings
     for level in model.config.levels:
         head = model.level_head(level)
-        head.vision.bias -= _mean(volume, level)
-        head.text.bias -= _mean(text, level)
+        head.vision.bias.sub_(_mean(volume, level))
+        head.text.bias.sub_(_mean(text, level))
 
 
 def _mean(embeddings: LevelEmbeddings, level: str) -> Tensor:

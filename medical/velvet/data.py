@@ -31,9 +31,9 @@ MAX_SENTENCES, MAX_TOKENS = 10, 96
 class PhantomConfig:
     """Phantoms for pre-training."""
 
-    size: int = 48
+    size: int = 36
     """Edge of the rendered phantom and of the whole volume (N), voxels."""
-    crop: int = 24
+    crop: int = 18
     """Edge of the crop for the self-supervised views (M), voxels; 0 leaves the views out."""
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     """How the views are destroyed."""

@@ -12,9 +12,7 @@ from mm.medical.velvet.data import phantom_tokenizer
 from mm.medical.velvet.model import VelvetModel
 from mm.medical.velvet.segmenter import Segmenter, SegmenterConfig
 
-TINY_VISION = VisionConfig(embed_dim=12, depths=(1, 1, 2, 1), num_heads=(2, 4, 4, 8), window_size=3, volume_size=48)
-"""A cube of 48 voxels halves evenly to the 3 x 3 x 3 regions of sentences. With 36, thin regions at the border hold air
-alone, and sentences learn to look there."""
+TINY_VISION = VisionConfig(embed_dim=12, depths=(1, 1, 2, 1), num_heads=(2, 4, 4, 8), window_size=3, volume_size=36)
 TINY_TEXT = TextConfig(width=64, feed_forward=128, layers=2, fusion_layers=2, num_heads=4, dropout=0.0)
 TINY_LOCAL = LocalConfig(pre_scale=10.0, impl="reference")
 """Sharper attention than published: with few regions per organ the published scale is close to mean pooling."""
@@ -38,7 +36,7 @@ def tiny_config(**changes: Any) -> VelvetConfig:
 
 
 def velvet_tiny(seed: int = 0, **changes: Any) -> VelvetModel:
-    """The demonstration: 48-voxel phantoms, a closed vocabulary.
+    """The demonstration: 36-voxel phantoms, a closed vocabulary.
 
     Args:
         seed: Of the random weights.

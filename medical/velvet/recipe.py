@@ -27,8 +27,9 @@ from mm.medical.velvet.captured import CapturedStep, step
 from mm.medical.velvet.centre import centre_levels
 from mm.medical.velvet.config import VelvetConfig
 from mm.medical.velvet.data import phantom_tokenizer
-from mm.medical.velvet.evaluate import HeldOut, all_scores, held_out
+from mm.medical.velvet.evaluate import all_scores
 from mm.medical.velvet.graft import graft_vision
+from mm.medical.velvet.held_out import HeldOut, held_out
 from mm.medical.velvet.model import VelvetModel
 from mm.medical.velvet.objectives import ObjectiveConfig, pretraining_losses
 from mm.medical.velvet.pool import PhantomPool, longest_report, write_pool

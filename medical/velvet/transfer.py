@@ -1,7 +1,7 @@
 """Does pre-training help segmentation? A SwinUNETR on phantoms, from the pre-trained encoder and from random weights.
 
 python -m mm.medical.velvet.transfer --model velvet_tiny --seeds 3
-python -m mm.medical.velvet.transfer --model velvet_tiny --scans 400 --steps 1500 --batch-size 4 --out runs/segmenter
+python -m mm.medical.velvet.transfer --model velvet_tiny --scans 200 --steps 500 --batch-size 4 --out runs/segmenter
 Dims: B scans, X voxels per edge.
 """
 
@@ -45,13 +45,13 @@ class TransferConfig:
     """Labelled scans to learn from."""
     held_out: int = 16
     """Scans to score on."""
-    steps: int = 240
+    steps: int = 300
     """Optimiser steps."""
     every: int = 20
     """Steps between two scores."""
     batch_size: int = 2
     """Scans per step (B)."""
-    lr: float = 2e-3
+    lr: float = 5e-3
     """Peak rate of AdamW."""
 
 
@@ -188,9 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"{arguments.model} holds a {type(model).__name__}, not a VelvetModel")
     fields = {name: getattr(arguments, name) for name in ("scans", "steps", "every", "batch_size", "lr")}
     config = TransferConfig(**fields)
+    curves: dict[str, list[dict[str, float]]] = {}
+    table: list[dict[str, Any]]
     if arguments.out:
         found = learn(model.vision, pretrained=True, seed=0, config=config, device=arguments.device, out=arguments.out)
-        table, curves = found.rows, {}
+        table = [dict(row) for row in found.rows]
     else:
         table, curves = compare(model.vision, arguments.seeds, config, arguments.device)
     if arguments.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -102,7 +103,8 @@ def read_scan(
     with shelf.lent(model) as velvet:
         if not isinstance(velvet, VelvetModel):
             raise ValueError(f"{model}: a {type(velvet).__name__} does not read scans.")
-        found, labels, names, written = [], None, (), []
+        found, labels, written = [], None, []
+        names: tuple[str, ...] = ()
         try:
             segmentation = velvet.segment(volume, progress=lambda done, total: progress(0.6 * done / total, "organs"))
             labels, names = segmentation.labels[thinning(volume.hu.shape, LARGEST)], segmentation.names
@@ -212,15 +214,15 @@ def phantom_items(count: int) -> list[Any]:
     from mm.medical.tasks.index import ScanItem
     from mm.medical.volumes import Volume
 
-    def read(seed: int) -> Volume:
+    def scan(seed: int) -> Volume:
         found = render(draw_case(seed), 48)
         return Volume.from_array(found.hu, found.affine)
 
+    def reader(seed: int) -> Callable[[], Volume]:
+        return lambda: scan(seed)
+
     seeds = [Split("test").seed(2 * number) for number in range(100, 100 + count)]
-    return [
-        ScanItem(place=str(seed), read=lambda seed=seed: read(seed), report=" ".join(report(draw_case(seed))))
-        for seed in seeds
-    ]
+    return [ScanItem(place=str(seed), read=reader(seed), report=" ".join(report(draw_case(seed)))) for seed in seeds]
 
 
 def examples(folder: Path) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ import torch
 import mm
 from mm.data.split import Split
 from mm.medical import VelvetModel
-from mm.medical.phantom_reports import attribute_words, report
-from mm.medical.phantoms import draw_case
+from mm.medical.phantom_reports import attribute_words, described, report
+from mm.medical.phantoms import draw_case, render
 from mm.medical.velvet.config import TextConfig, VelvetConfig
 from mm.medical.velvet.data import (
     MAX_SENTENCES,
@@ -21,20 +22,15 @@ from mm.medical.velvet.data import (
     phantom_batch,
     phantom_tokenizer,
     twin_case,
+    windowed,
 )
-from mm.medical.velvet.evaluate import (
-    HeldOut,
-    _regions_with,
-    evaluate,
-    held_out,
-    hide_attributes,
-    matching,
-    pointing,
-    retrieval,
-)
+from mm.medical.velvet.evaluate import evaluate, matching, retrieval
+from mm.medical.velvet.held_out import HeldOut, held_out
+from mm.medical.velvet.hidden_words import hide_attributes
 from mm.medical.velvet.loss import LevelEmbeddings
 from mm.medical.velvet.module import VelvetModule
 from mm.medical.velvet.transfer import Learnt, TransferConfig, dice, learn
+from mm.medical.velvet.where import _findings_of, _regions_with, evidence, occlusion, pointing
 from tests.medical.velvet.conftest import small_text, small_vision
 
 
@@ -226,10 +222,74 @@ def test_regions_that_hold_a_finding():
 
 def test_pointing_of_a_model_that_looks_at_the_finding(tiny, monkeypatch):
     data = held_out(0, 4, size=32)
-    monkeypatch.setattr("mm.medical.velvet.evaluate._regions_with", lambda *_: torch.ones(8, dtype=torch.bool))
+    monkeypatch.setattr("mm.medical.velvet.where._regions_with", lambda *_: torch.ones(8, dtype=torch.bool))
     assert pointing(tiny, data) == {"pointing": 1.0, "pointing_chance": 1.0}
-    monkeypatch.setattr("mm.medical.velvet.evaluate._regions_with", lambda *_: torch.zeros(8, dtype=torch.bool))
+    monkeypatch.setattr("mm.medical.velvet.where._regions_with", lambda *_: torch.zeros(8, dtype=torch.bool))
     assert pointing(tiny, data) == {"pointing": 0.0, "pointing_chance": 0.0}
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_pointing_of_attention_whose_answer_is_known(tiny, monkeypatch, shift):
+    """Regions that equal the sentence about the finding they hold; moved along the first axis they miss it."""
+    data = held_out(0, 8, size=36)
+    regions, sentences = torch.zeros(8, 27, 16), torch.eye(16)[:10].repeat(8, 1, 1)
+    for patient, case in enumerate(data.cases):
+        lesions = torch.from_numpy(render(case, 36).lesions)
+        for row, (number, _) in enumerate(described(case)):
+            seen = (lesions == number + 1).nonzero() if number is not None else []
+            for x, y, z in seen[:1]:
+                regions[patient].view(3, 3, 3, 16)[(x // 16 + shift) % 3, y // 16, z // 16, row] = 1
+    keep = torch.tensor([[row < len(text) for row in range(10)] for text in data.reports])
+    monkeypatch.setattr(tiny, "config", replace(tiny.config, vision=replace(tiny.config.vision, volume_size=36)))
+    volumes = LevelEmbeddings(sentence=regions, grids={"sentence": (3, 3, 3)})
+    texts = LevelEmbeddings(sentence=sentences, sentence_keep=keep)
+    monkeypatch.setattr("mm.medical.velvet.where.embed", lambda *_: (volumes, texts))
+    found = pointing(tiny, data)["pointing"]
+    assert found < 0.3 if shift else found == 1.0
+
+
+def test_a_finding_that_sentences_never_saw_is_at_chance(tiny):
+    """Every sentence loses nothing when the volume has no say; the first is taken, which is seldom the right one."""
+    with torch.no_grad():
+        tiny.level_head("sentence").vision.weight.zero_()
+    data = held_out(0, 8, size=32)
+    found = occlusion(tiny, data)
+    assert 0 < found["occlusion_chance"] < 0.5 and found["technique_loses_most"] == 1.0, "ties go to the first"
+    assert found["occlusion"] <= 0.5
+
+
+def test_evidence_of_a_model_that_reads_one_cube(tiny, monkeypatch):
+    """The right word depends on the voxels of its finding; a model that reads the far corner scores nothing."""
+    data = held_out(0, 6, size=36)
+    reads: dict[str, Any] = {}
+
+    def encode_volume(volumes):
+        reads["volumes"] = volumes
+        return volumes
+
+    def logits(model, tokens, memory):
+        found = torch.zeros(len(memory), model.config.text.vocab_size)
+        case = next(case for case in data.cases if torch.equal(windowed(render(case, 36).hu), reads["volumes"][0]))
+        number = _findings_of(model, {name: value[:1] for name, value in tokens.items()}, case)[0]
+        where = torch.from_numpy(render(case, 36).lesions) == number + 1
+        if not looks:
+            where = torch.zeros_like(where)
+            where[:12, :12, :12] = True
+        return found - (memory[:, 0] - memory[:1, 0])[:, where].abs().sum(-1, keepdim=True) * known(tokens, model)
+
+    def known(tokens, model):
+        hidden, _, answers = hide_attributes(model, data.cases)
+        width = tokens["input_ids"].shape[1]
+        same = [torch.equal(row[:width], tokens["input_ids"][0]) for row in hidden["input_ids"]]
+        return torch.nn.functional.one_hot(answers[same.index(True)], model.config.text.vocab_size)
+
+    monkeypatch.setattr(tiny, "encode_volume", encode_volume)
+    monkeypatch.setattr(tiny, "visual_memory", lambda volumes: volumes)
+    monkeypatch.setattr("mm.medical.velvet.where.masked_logits", logits)
+    looks = True
+    assert evidence(tiny, data)["evidence"] == 1.0
+    looks = False
+    assert evidence(tiny, data)["evidence"] == 0.0
 
 
 # --- transfer --------------------------------------------------------------------------------------------------------
