@@ -109,7 +109,7 @@ def test_learning_without_codes_leaves_their_head_alone(codes, batch):
         found[share] = (
             float(loss.detach()),
             0.0 if head is None else float(head.abs().sum()),
-            float(logs["codes_loss"]),
+            float(logs["codes_loss"].detach()),
         )
     assert found[1.0][1] > 0 and found[0.0][1] == 0
     assert found[1.0][0] - found[0.0][0] == pytest.approx(found[1.0][2], rel=1e-4)
