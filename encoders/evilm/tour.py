@@ -131,7 +131,7 @@ def _retrieval(
 def _direction(page: Page, model: EViLM, clips: list[MovingClip], scores: dict[str, float]) -> None:
     page.heading("Which way does it move?")
     asked = []
-    for clip in clips[:: len(clips) // 4][:4]:
+    for clip in {clip.direction: clip for clip in clips}.values():
         question, right = clip.ask("choice")
         values = frames_of([clip])[0].float() / 255
         asked.append(
