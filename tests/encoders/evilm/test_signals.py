@@ -55,7 +55,7 @@ def test_the_shipped_model_tells_directions_only_from_order(tokenizer):
 
 
 def test_codes_of_the_oracle_beat_codes_of_pixels_under_another_texture():
-    """Margins were set after the shipped weights were scored; `same_code` is not asked for: codes of pixels have more."""
+    """Margins were set after the shipped weights were scored; `same_code` is left out: codes of pixels have more."""
     found = {name: evaluate_codes(mm.load(weights), seed=5, count=64) for name, weights in TOKENIZERS.items()}
     found["untrained"] = evaluate_codes(mm.create_model("semantic_vq_tiny"), seed=5, count=64)
     semantic, pixels, untrained = (found[name] for name in ("shipped", "pixels", "untrained"))
