@@ -38,7 +38,11 @@ def tokenize(argv: list[str]) -> int:
         "--frames", type=positive, help=f"frames per video (default: {CLIP_FRAMES}, of a folder {FOLDER_FRAMES})"
     )
     parser.add_argument(
-        "--output", "--out", metavar="PATH", help="where to write (default: name of CLIP with _codes.npz, or _codes)"
+        "-o",
+        "--output",
+        "--out",
+        metavar="PATH",
+        help="where to write (default: name of CLIP with _codes.npz, or _codes)",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
     folder = parser.add_argument_group("a folder of videos")

@@ -91,7 +91,7 @@ def _codes(page: Page, tokenizer: SemanticVQTokenizer, control: SemanticVQTokeni
     page.table(
         rows,
         "Colour and shape read off the code of a patch (1 of 64); `shifted` is the unseen texture; `same_code` is the "
-        "share of codes that stay when only the texture changes",
+        "share of codes that stay when only the texture changes: a code of meaning may change and still name its class",
         key="codes",
     )
 
@@ -131,7 +131,7 @@ def _retrieval(
 def _direction(page: Page, model: EViLM, clips: list[MovingClip], scores: dict[str, float]) -> None:
     page.heading("Which way does it move?")
     asked = []
-    for clip in clips[:: len(clips) // 4][:4]:
+    for clip in {clip.direction: clip for clip in clips}.values():
         question, right = clip.ask("choice")
         values = frames_of([clip])[0].float() / 255
         asked.append(

@@ -96,7 +96,8 @@ class ReadClips:
             logger.warning("%s", error)
             sides = (self.preprocessing.height, self.preprocessing.width)
             black = torch.zeros(self.num_frames, 3, *sides, dtype=torch.uint8)
-            return {"frames": black, "times_s": torch.zeros(self.num_frames).double(), "good": 0, "note": str(error)}
+            note = str(error).removeprefix(f"{self.files[key]}: ").removeprefix(f"{self.files[key].name}: ")
+            return {"frames": black, "times_s": torch.zeros(self.num_frames).double(), "good": 0, "note": note}
         for problem in clip.problems:
             logger.warning("%s: %s", clip.info.name, problem)
         frames = frames_uint8(clip.frames, self.preprocessing)

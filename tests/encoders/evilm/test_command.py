@@ -68,6 +68,7 @@ def test_damaged_files_are_named(saved, damaged, tmp_path, capsys):
     shown = capsys.readouterr().out
     for note in ("note: cut.mkv: frames end at", "note: empty.mp4:", "note: sound.mp4:"):
         assert note in shown
+    assert all(shown.count(name) == 1 for name in ("cut.mkv", "empty.mp4", "sound.mp4")), "named once each"
     for name in (*HERE, "cut.mkv"):
         (damaged / name).unlink()
     assert run("index", damaged, "-o", tmp_path / "none", "--model", saved) == 1

@@ -10,6 +10,7 @@ from mm.codecs.semantic_vq import SemanticVQTokenizer
 from mm.encoders.evilm.data import MovingClips, MovingDataConfig
 from mm.encoders.evilm.loss import retrieval_loss
 from mm.encoders.evilm.module import EViLMModule, MaskConfig, TaskConfig, finetuning_losses
+from mm.encoders.evilm.objective import LossWeights
 
 SMALL = MovingDataConfig(num_clips=24, batch_size=4, held_out=6)
 
@@ -95,6 +96,23 @@ def test_a_step_trains_the_model_and_leaves_the_tokenizer(codes, batch):
     assert {"words_loss", "codes_loss", "matching_loss", "contrast_loss", "code_top5", "matching_top1"} <= set(logs)
     parts = sum(float(logs[f"{name}_loss"].detach()) for name in ("words", "codes", "matching", "contrast"))
     assert float(loss.detach()) == pytest.approx(parts, rel=1e-4)
+
+
+def test_learning_without_codes_leaves_their_head_alone(codes, batch):
+    """The switch of the comparison: the same step, masks and words, and nothing learned from codes."""
+    found = {}
+    for share in (1.0, 0.0):
+        trained = module(codes, weights=LossWeights(codes=share))
+        loss, logs = trained.compute_loss(batch)
+        loss.backward()
+        head = trained.model.codes.expand.weight.grad
+        found[share] = (
+            float(loss.detach()),
+            0.0 if head is None else float(head.abs().sum()),
+            float(logs["codes_loss"].detach()),
+        )
+    assert found[1.0][1] > 0 and found[0.0][1] == 0
+    assert found[1.0][0] - found[0.0][0] == pytest.approx(found[1.0][2], rel=1e-4)
 
 
 def test_the_tokenizer_stays_out_of_checkpoints(codes):
