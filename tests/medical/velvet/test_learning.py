@@ -16,7 +16,8 @@ from mm.medical.velvet.transfer import GOOD, TransferConfig, compare
 from mm.medical.velvet.transfer import evaluate as evaluate_segmenter
 from mm.medical.velvet.vision import VolumeFeatures
 
-PATIENTS = 128
+PATIENTS, PAIRS = 64, 256
+"""All scores; hard negatives, whose share needs more samples to be told from the aim."""
 shipped = pytest.mark.skipif("velvet_tiny" not in shipped_names(), reason="velvet_tiny does not ship")
 
 
@@ -27,7 +28,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def scores(model, data):
-    return all_scores(model, data)
+    return all_scores(model, data) | matching(model, held_out(9, PAIRS))
 
 
 @pytest.fixture(scope="module")
