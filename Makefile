@@ -46,7 +46,7 @@ $(VENV)/.stamp-core: $(BIN)/python $(SPECS)
 	touch $@
 
 $(VENV)/.stamp-app: $(VENV)/.stamp-core
-	$(BIN)/pip install -q -c constraints.txt -e '.[app,audio,cad,medical,video]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[app,audio,cad,medical,train,video]'
 	touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-core

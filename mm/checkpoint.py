@@ -31,6 +31,8 @@ Config = TypeVar("Config")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+BORROWED_FILE = "borrowed.json"
+"""Of shipped weights: tensors that another shipped model holds bit for bit, see `mm.zoo.borrow`."""
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.jinja", "tokenizer.model"]
 """What is fetched of a hub repository: weights, settings, tokenizer and chat template; no code."""
 
@@ -178,6 +180,29 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from error
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model folder, those included that it borrows from shipped models.
+
+    Raises:
+        FileNotFoundError: no weights file.
+        ValueError: a damaged file, or it borrows what does not ship.
+    """
+    tensors = read_tensors(folder / WEIGHTS_FILE)
+    if not (folder / BORROWED_FILE).is_file():
+        return tensors
+    for lender, names in read_json(folder / BORROWED_FILE).items():
+        if lender not in shipped_names():
+            raise ValueError(
+                f"{folder / BORROWED_FILE}: borrows from {lender!r}, which does not ship with this version"
+            )
+        held = read_tensors(shipped_folder(lender) / WEIGHTS_FILE)
+        wrong = [key for key, theirs in names.items() if theirs not in held or key in tensors]
+        if wrong:
+            raise ValueError(f"{folder / BORROWED_FILE}: {lender} does not lend {', '.join(wrong[:3])}")
+        tensors |= {key: held[theirs] for key, theirs in names.items()}
+    return tensors
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -277,7 +302,7 @@ class Pretrained:
             raise ValueError(f"{folder}: holds a {data.get('model_class')}, not a {expected}; use mm.load(...)")
         config: Any = config_from_dict(cls.config_class, data["config"], source=str(folder / CONFIG_FILE))
         model = cls.from_saved(config, folder)
-        model.load_checkpoint_state(read_tensors(folder / WEIGHTS_FILE), source=str(folder / WEIGHTS_FILE))
+        model.load_checkpoint_state(read_weights(folder), source=str(folder / WEIGHTS_FILE))
         cast_state(model, dtype)  # type: ignore[arg-type]
         return model.to(device=device).eval()  # type: ignore[attr-defined, no-any-return]
 
@@ -320,7 +345,7 @@ def resolve(name_or_path: str | Path) -> Path:
         FileNotFoundError: none of the three.
     """
     name = str(name_or_path)
-    shipped = Path(str(files("mm.zoo"))) / name
+    shipped = shipped_folder(name)
     if "/" not in name and (shipped / CONFIG_FILE).is_file():
         logger.info("%s: shipped weights from %s", name, shipped)
         return shipped
@@ -344,9 +369,14 @@ def resolve(name_or_path: str | Path) -> Path:
     )
 
 
+def shipped_folder(name: str) -> Path:
+    """Where shipped weights of this name stand or would stand."""
+    return Path(str(files("mm.zoo"))) / name
+
+
 def shipped_names() -> list[str]:
     """Names of the trained checkpoints inside the package."""
-    root = Path(str(files("mm.zoo")))
+    root = shipped_folder(".")
     return sorted(entry.name for entry in root.iterdir() if (entry / CONFIG_FILE).is_file())
 
 

@@ -4,14 +4,17 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from mm import cli
+from mm import checkpoint, cli
 from mm.catalog import EVALUATORS
-from mm.checkpoint import Pretrained
+from mm.checkpoint import Pretrained, read_tensors, read_weights
 from mm.registry import Registry
 from mm.training.module import OptimizerConfig
+from mm.zoo import borrow as borrowing
 from mm.zoo import verify as zoo
+from mm.zoo.borrow import borrow
 
 
 class Weights(Pretrained, nn.Module):
@@ -110,3 +113,36 @@ def test_what_ships_states_its_scores_and_has_an_evaluator():
         assert zoo.describe(folder)["metrics"]
         assert folder.name in EVALUATORS
         assert (folder / "README.md").is_file()
+
+
+def test_borrowed_tensors_come_back_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "shipped_folder", lambda name: tmp_path / name)
+    lender, model = Weights(OptimizerConfig()), Weights(OptimizerConfig())
+    lender.save_pretrained(tmp_path / "lender")
+    model.own = nn.Parameter(torch.tensor([0.9, 0.2]))
+    folder = model.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(borrowing, "shipped_folder", lambda name: tmp_path / name)
+    assert borrow(folder, ["lender"]) == model.score.nbytes
+    assert set(read_tensors(folder / "model.safetensors")) == {"own"}
+    found = read_weights(folder)
+    assert torch.equal(found["score"], model.score) and torch.equal(found["own"], model.own)
+
+
+@pytest.mark.parametrize(
+    ("borrowed", "says"),
+    [
+        ({"nobody": {}}, "does not ship"),
+        ({"../lender": {}}, "does not ship"),
+        ({"lender": {"score": "other"}}, "does not lend score"),
+        ({"lender": {"own": "score"}}, "does not lend own"),
+    ],
+)
+def test_what_nobody_lends_is_refused(borrowed, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "shipped_folder", lambda name: tmp_path / name)
+    Weights(OptimizerConfig()).save_pretrained(tmp_path / "lender")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file({"own": torch.zeros(2)}, folder / "model.safetensors")
+    (folder / "borrowed.json").write_text(json.dumps(borrowed))
+    with pytest.raises(ValueError, match=says):
+        read_weights(folder)

@@ -61,9 +61,11 @@ def evaluate(tokenizer: SemanticVQTokenizer, *, seed: int, count: int = 512) -> 
 
     Returns:
         class_accuracy, class_accuracy_shifted: colour and shape read off the code alone, on new pictures and under the
-            texture shift; mutual_information_shifted: normalised, between code and class; same_code: share of codes
-            that stay when things change their texture; thing_perplexity: of the codes on things; usage: share of codes
-            in use; cosine: of rebuilt features to the oracle's, centred, under the shift (left out for other teachers).
+            texture shift; shape_accuracy_shifted, colour_accuracy_shifted: one of the two alone (chance 1/8);
+            mutual_information_shifted: normalised, between code and class; same_code: share of codes that stay when
+            things change their texture; thing_perplexity: of the codes on things, as a share of the codebook; usage:
+            share of codes in use; cosine: of rebuilt features to the oracle's, centred, under the shift (left out for
+            other teachers).
     """
     known = scenes(SEEN, Split("train").seeds[: 2 * count])
     meaning = class_of_code(
@@ -72,20 +74,32 @@ def evaluate(tokenizer: SemanticVQTokenizer, *, seed: int, count: int = 512) -> 
         tokenizer.config.quantizer.size,
     )
     seeds = Split("test").seeds[seed * count : (seed + 1) * count]
-    found: dict[str, float] = {}
-    for name, config in (("", SEEN), ("_shifted", SHIFTED)):
-        rows = scenes(config, seeds)
-        codes, thing = codes_of(tokenizer, rows["pictures"]), rows["thing"]
-        found[f"class_accuracy{name}"] = (meaning[codes] == rows["classes"])[thing].float().mean().item()
-    found["mutual_information_shifted"] = float(
-        normalized_mutual_info_score(rows["classes"][thing].numpy(), codes[thing].numpy())
-    )
-    found["same_code"] = same_code(tokenizer, seeds)
-    found["thing_perplexity"] = tokenizer.usage_of(codes[thing]).perplexity
-    found["usage"] = tokenizer.usage_of(codes).used
+    known_style, rows = scenes(SEEN, seeds), scenes(SHIFTED, seeds)
+    codes, thing = codes_of(tokenizer, rows["pictures"]), rows["thing"]
+    usage_on_things = tokenizer.usage_of(codes[thing]).perplexity / tokenizer.config.quantizer.size
+    found = {
+        "class_accuracy": _accuracies(meaning[codes_of(tokenizer, known_style["pictures"])], known_style)["class"],
+        **{f"{name}_accuracy_shifted": share for name, share in _accuracies(meaning[codes], rows).items()},
+        "mutual_information_shifted": float(
+            normalized_mutual_info_score(rows["classes"][thing].numpy(), codes[thing].numpy())
+        ),
+        "same_code": same_code(tokenizer, seeds),
+        "thing_perplexity": usage_on_things,
+        "usage": tokenizer.usage_of(codes).used,
+    }
     if tokenizer.config.teacher == ORACLE:
         found["cosine"] = _cosine(tokenizer, codes, rows)
     return found
+
+
+def _accuracies(said: Tensor, rows: dict[str, Tensor]) -> dict[str, float]:
+    """Share of patches with a thing whose class, shape and colour were said; `said` (B, N) int64."""
+    said, right = said[rows["thing"]], rows["classes"][rows["thing"]]
+    return {
+        "class": (said == right).float().mean().item(),
+        "shape": (said % len(SHAPES) == right % len(SHAPES)).float().mean().item(),
+        "colour": (said // len(SHAPES) == right // len(SHAPES)).float().mean().item(),
+    }
 
 
 def same_code(tokenizer: SemanticVQTokenizer, seeds: range) -> float:

@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
     condition: Tensor
     """Decoder input [acoustic ; semantic], (B, N, 2D), padded positions at -1."""
     unquantized: Tensor
-    """The same from the vectors in front of both codebooks: a control, and the upper limit of what tokens can carry."""
+    """The same from the vectors in front of both codebooks: a control."""
     keep: Tensor
     """True where a token position holds sound, (B, N) bool."""
     loss: Tensor

@@ -2,6 +2,7 @@
 
     python -m mm.codecs.semanticodec.recipe --out runs/semanticodec            # all stages
     python -m mm.codecs.semanticodec.recipe --out runs/semanticodec --stages audiomae vae vocoder
+    python -m mm.codecs.semanticodec.recipe --out runs/mine --sounds FOLDER    # on own recordings
 
 Feature extractor, autoencoder and vocoder don't need each other and may run at the same time; `codebooks` joins them
 and clusters the features, `joint` trains the rest. Every stage leaves a whole codec in its folder.
@@ -33,6 +34,7 @@ from mm.codecs.semanticodec.codec import SemantiCodec
 from mm.codecs.semanticodec.joint_module import JointModule
 from mm.codecs.semanticodec.mel import LogMel
 from mm.codecs.semanticodec.sound_data import SoundDataConfig, sound_rows
+from mm.codecs.semanticodec.sound_folder import SoundFolder, SoundFolderConfig
 from mm.codecs.semanticodec.vae_module import VaeModule
 from mm.codecs.semanticodec.vocoder_module import VocoderModule
 from mm.data.split import Split
@@ -154,6 +156,14 @@ def make_pool(path: Path, count: int, samples: int, workers: int) -> None:
     torch.save({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, path)
 
 
+def take_pool(path: Path, folder: str, count: int, samples: int) -> None:
+    """Write `count` segments of own recordings to a file."""
+    data = SoundFolder(SoundFolderConfig(train=folder, samples=samples))
+    data.setup()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(data.rows(Split("train").seeds[:count]), path)
+
+
 def run_stage(
     name: str,
     out: Path,
@@ -270,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stages", nargs="*", default=[*FIRST, "codebooks", "joint"], help="default: all, in order")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of steps (default: 1)")
+    parser.add_argument("--sounds", metavar="FOLDER", help="own recordings instead of made sounds")
     parser.add_argument("--pool", type=int, default=4096, help="sounds in the pool (default: 4096)")
     parser.add_argument("--batch", type=int, default=None, help="sounds per step (default: per stage)")
     parser.add_argument("--seconds", type=float, default=None, help="shorten each stage to about this time")
@@ -279,7 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     torch.set_float32_matmul_precision("high")
     path = arguments.out / "pool.pt"
-    if not path.is_file():
+    if not path.is_file() and arguments.sounds:
+        take_pool(path, arguments.sounds, arguments.pool, 20_480)
+    elif not path.is_file():
         make_pool(path, arguments.pool, 20_480, arguments.workers)
     stored = torch.load(path, weights_only=True)
     sounds = {name: value[: arguments.pool].to(arguments.device) for name, value in stored.items()}

@@ -76,15 +76,20 @@ def _scores(page: Page, codec: SemantiCodec) -> None:
     page.heading("Controls")
     found = evaluate(codec, seed=page.seed, count=SCORED)
     rows = [
-        {"decoded from": label, "mel error (mean |difference| of the natural logarithm)": found[f"mel_error_{name}"]}
+        {
+            "decoded from": label,
+            "mel error (mean |difference| of the natural logarithm)": found[f"mel_error_{name}"],
+            "squared error of v": found.get(f"v_error_{name}", "-"),
+        }
         for name, label in (
+            ("autoencoder", "the sound itself, through the mel autoencoder alone"),
             ("unquantized", "features in front of both codebooks"),
             ("tokens", "semantic and acoustic tokens"),
             ("semantic_only", "semantic tokens alone"),
             ("shuffled", "tokens of another sound"),
         )
     ]
-    page.table(rows, f"{SCORED} held-out sounds, 10 steps, the same noise for all rows", key="controls")
+    page.table(rows, f"{SCORED} held-out sounds, 8 steps, the same noise for all rows", key="controls")
     page.table(
         [
             {"question": "own source among 16, from tokens", "share": found["retrieval_top1"], "chance": 1 / 16},

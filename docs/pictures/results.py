@@ -1,4 +1,4 @@
-"""The README's picture: `python docs/pictures/results.py` runs four shipped demonstrations and draws what they did."""
+"""The README's picture: `python docs/pictures/results.py` runs eight shipped demonstrations and draws what they did."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import numpy as np
 from PIL import Image
 
 import mm
+from mm.data.split import Split
 
 OUT = Path(__file__).with_name("results.png")
 
 
 def main() -> None:
-    """Four panels, one per method, each from its own weights on a held-out picture."""
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.5))
-    for axis, panel in zip(axes, (lavi, flowcut, visionthink, flame), strict=True):
+    """Eight panels, one per method, each from its own weights on something held out."""
+    figure, axes = plt.subplots(2, 4, figsize=(13, 7.2))
+    panels = (lavi, flowcut, visionthink, flame, evilm, semanticodec, velvet, openecad)
+    for axis, panel in zip(axes.flat, panels, strict=True):
         panel(axis)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -99,6 +101,72 @@ def flame(axis: Any) -> None:
     for number, name in enumerate(names):
         axis.text(48 * (number % 2) + 2, 48 * (number // 2) + 46, name, fontsize=8, backgroundcolor="white")
     _title(axis, "FLAME: named by free text", f"64 labels compete, chance is 1/{len(labels)}")
+
+
+def evilm(axis: Any) -> None:
+    """Frames of a clip, the same under the colours of their codes, and an answer that needs their order."""
+    from mm.codecs.semantic_vq.picture import over_frames
+    from mm.encoders.evilm.evaluate import frames_of, held_out_clips
+
+    model, tokenizer = mm.load("evilm_tiny"), mm.load("semantic_vq_tiny")
+    clip = held_out_clips(0)[0]
+    frames, codes = np.stack(clip.frames), tokenizer.encode(frames_of([clip]))[0].numpy()  # type: ignore[operator]
+    rows = [np.concatenate(over_frames(frames, codes, side=128, strength=share), 1) for share in (0.0, 0.55)]
+    axis.imshow(np.concatenate(rows, 0), aspect="equal")
+    question, _ = clip.ask("choice")
+    answer = model.answer(frames_of([clip])[0].float() / 255, question)[0][0]  # type: ignore[operator]
+    _title(axis, "E-ViLM: frames and their codes", f"{question}  {answer}")
+
+
+def semanticodec(axis: Any) -> None:
+    """Spectrograms of a made sound and of what its tokens decode to."""
+    from mm.codecs.semanticodec.decoder import Sampling
+    from mm.codecs.semanticodec.evaluate import held_out
+    from mm.codecs.semanticodec.mel import LogMel
+    from mm.codecs.semanticodec.round_trip import round_trip
+
+    codec: Any = mm.load("semanticodec_tiny")
+    wave = held_out(codec, 0, 3)["waves"][2, : codec.config.encoder.segment_samples]
+    trip = round_trip(codec, wave, Sampling(seed=0))
+    mel = LogMel(codec.config.decoder.vae.mel_bins)
+    source, decoded = (mel(wave[None])[0].T.numpy()[::-1] for wave in (trip.source, trip.decoded))
+    line = np.full((2, source.shape[1]), source.max())
+    axis.imshow(np.concatenate([source, line, decoded]), cmap="magma", aspect="auto")
+    said = f"above the source; below from tokens, {codec.bitrate:.0f} bit/s"
+    _title(axis, "SemantiCodec: sound as tokens", said)
+
+
+def velvet(axis: Any) -> None:
+    """A slice of a phantom with the organs that were found."""
+    from mm.medical import Volume
+    from mm.medical.phantoms import draw_case, render
+    from mm.medical.volumes.panel import COLOURS, plane
+    from mm.medical.volumes.windows import WINDOWS
+
+    model: Any = mm.load("velvet_tiny")
+    scan = render(draw_case(Split("test").seed(0)), 96)
+    labels = plane(model.segment(Volume.from_array(scan.hu, scan.affine)).native, "coronal", 48)
+    axis.imshow(plane(WINDOWS["soft_tissue"](scan.hu), "coronal", 48), cmap="gray")
+    for label in np.unique(labels[labels > 0]):
+        axis.contourf(labels == label, levels=[0.5, 1.5], colors=[COLOURS[int(label) % len(COLOURS)]], alpha=0.45)
+    _title(axis, "VELVET-Med: organs of a drawn phantom", "seven organs, no patient")
+
+
+def openecad(axis: Any) -> None:
+    """A picture of a part, and the solid that its generated program builds."""
+    from mm.cad import build, parse, render
+    from mm.cad.data import draw_part
+    from mm.cad.procedural import TINY
+
+    model: Any = mm.load("openecad_tiny")
+    picture = draw_part(Split("test").seed(4), TINY)
+    (answers,) = model.propose([picture], constrained=True)
+    program = parse(answers[0].text)
+    drawn = render(build(program, kernel="mesh"), size=256)
+    seen = np.asarray(Image.fromarray(picture).convert("RGB").resize((256, 256), Image.Resampling.NEAREST))
+    axis.imshow(np.concatenate([seen, drawn], axis=1))
+    lines = len(answers[0].text.splitlines())
+    _title(axis, "OpenECAD: a picture, its program built", f"{lines} lines, {len(program.extrudes)} extrudes")
 
 
 def _title(axis: Any, name: str, said: str) -> None:

@@ -173,4 +173,5 @@ def _covered(thing: Thing, side: int, patch: int) -> np.ndarray:
     inside = np.zeros((side, side), bool)
     inside[rows, columns] = coverage(thing.shape, u, v, thing.radius * side) >= 0.5
     count = side // patch
-    return rearrange(inside[: count * patch, : count * patch], "(h p) (w q) -> h w (p q)", p=patch, q=patch).any(-1)
+    cells = rearrange(inside[: count * patch, : count * patch], "(h p) (w q) -> h w (p q)", p=patch, q=patch)
+    return np.asarray(cells.any(-1))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mm.checkpoint import create_model, load
+from mm.checkpoint import load
 from mm.codecs.semantic_vq.evaluate import evaluate as evaluate_codes
 from mm.codecs.semantic_vq.tokenizer import SemanticVQTokenizer
 from mm.data import Split
 from mm.encoders.evilm.data import held_out_clips
 from mm.encoders.evilm.evaluate import evaluate, frames_of
 from mm.encoders.evilm.model import EViLM
+from mm.encoders.evilm.presets import evilm_tiny
 from mm.encoders.evilm.scenes import SHIFTED, MovingClip, MovingConfig, moving_clip
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def page(page: Page) -> None:
     _codes(page, tokenizer, control)
     clips = [clip for number in range(ROUNDS) for clip in held_out_clips(ROUNDS * page.seed + number)]
     scores = evaluate(model, seed=page.seed, rounds=ROUNDS, tokenizer=tokenizer)
-    chance = evaluate(create_model(MODEL, codes_from=TOKENIZER), seed=page.seed, rounds=1, tokenizer=tokenizer)
+    chance = evaluate(evilm_tiny(), seed=page.seed, rounds=1, tokenizer=tokenizer)
     _retrieval(page, model, clips[: len(clips) // ROUNDS], scores, chance)
     _direction(page, model, clips, scores)
     page.heading("Naming what is hidden")
@@ -71,8 +72,8 @@ def _codes(page: Page, tokenizer: SemanticVQTokenizer, control: SemanticVQTokeni
     maps = [_map(one, [plain, checked]) for one in (tokenizer, control)]
     for column in range(len(frames)):
         axes[0, column].imshow(frames[column], interpolation="nearest")
-        for row, found in enumerate(maps, 1):
-            axes[row, column].imshow(found[column] % 20, cmap="tab20", vmin=0, vmax=19, interpolation="nearest")
+        for row, drawn in enumerate(maps, 1):
+            axes[row, column].imshow(drawn[column] % 20, cmap="tab20", vmin=0, vmax=19, interpolation="nearest")
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])

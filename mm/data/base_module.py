@@ -13,6 +13,8 @@ from mm.data.loading import Collate, TrackedLoader
 
 # The loader counts its batches itself, whatever the number of workers.
 warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
+# Own data without a validation part is an empty list of batches, which is meant.
+warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
 
 
 class TrackedData(LightningDataModule):

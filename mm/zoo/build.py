@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import yaml
 import mm
 from mm.catalog import EVALUATORS
 from mm.checkpoint import load, write_aside
-from mm.zoo.verify import RECIPE_FILE, read_metrics, write_metrics
+from mm.zoo.borrow import borrow
+from mm.zoo.verify import RECIPE_FILE, read_metrics, read_recipe, write_metrics
 
 LICENCE = "Apache-2.0"
 TOLERANCE = 0.03
@@ -37,7 +38,14 @@ class Recipe:
     """What it was trained on."""
     stages: str = ""
     """Command that trains it in several stages; its result goes to `--trained`. "" is one run of `config`."""
+    lenders: tuple[str, ...] = ()
+    """Shipped weights that it holds frozen; what equals theirs is not stored again."""
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    """Tolerances of single scores where `TOLERANCE` is not right, because they rest on fewer samples."""
 
+
+R1_AMONG_64 = dict.fromkeys(("text_to_video_r1", "video_to_text_r1", "text_to_video_r1_unimodal"), 0.05)
+"""Three queries of 64."""
 
 RECIPES = {
     "tiny_lm": Recipe(
@@ -65,6 +73,7 @@ RECIPES = {
         config="lavi/tiny",
         about="LaVi on tiny_lm and tiny_vit, both frozen: answers about boards, scenes and clips.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes, drawn clips",
+        lenders=("tiny_lm", "tiny_vit"),
     ),
     "semantic_vq_tiny": Recipe(
         config="semantic_vq/tiny",
@@ -85,19 +94,27 @@ RECIPES = {
         "combinations of colour, shape and direction are left out",
         stages="mm fit --config evilm/tiny --out runs/evilm/tiny; "
         "mm fit --config evilm/tiny_finetune --out runs/evilm/tuned",
+        tolerances=R1_AMONG_64,
     ),
     "evilm_tiny_slim": Recipe(
         config="evilm/tiny",
         about="evilm_tiny with half the channels in its trunk, as evilm_slim is to evilm_30m.",
-        data="as evilm_tiny",
-        stages="mm fit --config evilm/tiny --model.preset evilm_tiny_slim --out runs/evilm/slim; mm fit --config "
-        "evilm/tiny_finetune --model.evilm runs/evilm/slim/model --out runs/evilm/slim_tuned",
+        data="drawn clips, captions and questions, as for evilm_tiny",
+        stages="mm fit --config evilm/tiny --model.preset evilm_tiny_slim --trainer.max_steps 3360 --out "
+        "runs/evilm/slim; mm fit --config evilm/tiny_finetune --model.evilm runs/evilm/slim/model --trainer.max_steps "
+        "1920 --out runs/evilm/slim_tuned",
+        tolerances=R1_AMONG_64,
     ),
     "semanticodec_tiny": Recipe(
         config="semanticodec/diffusion_tiny",
-        about="SemantiCodec of 1.5 million parameters for 1.28-s segments, 50 tokens and up to 400 bits per second.",
+        about="SemantiCodec of 1.6 million parameters for 1.28-s segments, 50 tokens and up to 400 bits per second.",
         data="speech-like syllables, notes, noise, hits and sweeps made from seeds; no recording",
         stages="python -m mm.codecs.semanticodec.recipe --out runs/semanticodec",
+        tolerances={  # two sounds of 32; a linear probe of noise; losses around 0.1
+            **dict.fromkeys(("retrieval_top1", "retrieval_top1_shuffled"), 0.07),
+            "probe_shuffled_labels": 0.07,
+            **dict.fromkeys(("v_error_unquantized", "v_error_tokens", "v_error_semantic_only"), 0.003),
+        },
     ),
     "openecad_tiny": Recipe(
         config="cad/tiny",
@@ -118,12 +135,14 @@ RECIPES = {
         config="llava/tiny",
         about="The concatenation host on the same frozen tiny_lm and tiny_vit: only its projector is trained.",
         data="boards of scikit-learn's scanned digits (training part), drawn scenes",
+        lenders=("tiny_lm", "tiny_vit"),
     ),
     "llava_tiny_256": Recipe(
         config="llava/tiny_256",
         about="The concatenation host with 256 visual tokens, on frozen tiny_lm and tiny_vit_256: only its projector "
         "is trained. It is there to lose tokens.",
         data="drawn wide scenes (small things in large pictures)",
+        lenders=("tiny_lm", "tiny_vit_256"),
     ),
     "velvet_tiny": Recipe(
         config="medical/tiny",
@@ -177,8 +196,10 @@ def build(name: str, *, trained: Path | None = None, made_with: str = "", seed: 
         trained = out / "model"
     folder = Path(str(files("mm.zoo"))) / name
     load(trained).save_pretrained(folder, dtype=torch.float16)  # type: ignore[operator]
+    if recipe.lenders:
+        borrow(folder, recipe.lenders)
     found = EVALUATORS.get(name)(load(folder), seed=seed)
-    write_metrics(folder, found, seed=seed, tolerance=TOLERANCE)
+    write_metrics(folder, found, seed=seed, tolerance=dict.fromkeys(found, TOLERANCE) | dict(recipe.tolerances))
     text = {
         "command": f"{recipe.stages}; python -m mm.zoo.build {name} --trained FOLDER"
         if recipe.stages
@@ -198,11 +219,13 @@ def build(name: str, *, trained: Path | None = None, made_with: str = "", seed: 
 def card(name: str, folder: Path) -> str:
     """The card of a demonstration, from its recipe and scores."""
     recipe, stated = RECIPES[name], read_metrics(folder)
+    made_with = read_recipe(folder)["made_with"]
     scores = "\n".join(f"| {metric} | {entry['value']:.3f} |" for metric, entry in stated["metrics"].items())
     return (
         f"# {name}\n\n{recipe.about} A small demonstration, not a released model of the paper's authors.\n\n"
         f"- Data: {recipe.data}.\n- Licence: {LICENCE}.\n"
-        f"- Made by `{recipe.stages or f'mm fit --config {recipe.config}'}`; weights are stored in float16.\n"
+        f"- Made by `{recipe.stages or f'mm fit --config {recipe.config}'}` ({made_with}).\n"
+        f"- Weights are stored in float16.\n"
         f"- Limits: it knows nothing outside the procedural world.\n\n"
         f"| held-out score | value |\n|---|---|\n{scores}\n"
     )

@@ -92,17 +92,17 @@ def audio(
         write(found)
     stored.write_bytes(file)
     seconds = len(wave) / codec.sample_rate
-    row = {
-        "seconds": seconds,
-        "token pairs": len(tokens),
-        "bit/s of the tokens": codec.bitrate,
-        "bytes of the file": len(file),
-        "times smaller than 16-bit samples": 2 * len(wave) / len(file),
-        "encoding, s": encoded - begun,
-        "decoding, s": done - encoded,
-    }
+    rows = [
+        {"what": "length, s", "value": seconds},
+        {"what": "token pairs", "value": len(tokens)},
+        {"what": "bit/s of the tokens", "value": codec.bitrate},
+        {"what": "bytes of the file, 48 of them its header", "value": len(file)},
+        {"what": "times smaller than 16-bit samples", "value": 2 * len(wave) / len(file)},
+        {"what": "encoding, s", "value": encoded - begun},
+        {"what": "decoding, s", "value": done - encoded},
+    ]
     caption = "Semantic tokens above the white line, acoustic ones below, low sounds at the bottom, a colour per token."
-    return str(out), results([row], caption), strip.repeat(PIXELS, 0).repeat(PIXELS, 1), figure, str(stored)
+    return str(out), results(rows, caption), strip.repeat(PIXELS, 0).repeat(PIXELS, 1), figure, str(stored)
 
 
 def examples(folder: Path) -> list[list[str]]:

@@ -69,9 +69,11 @@ def test_the_page_fills(codec, monkeypatch):
         monkeypatch.setattr(tour, name, value)
     monkeypatch.setattr(tour, "round_trip", lambda codec, wave, sampling: round_trip(codec, wave, Sampling(steps=1)))
     monkeypatch.setattr(tour, "evaluate", partial(evaluate.evaluate, steps=1))
+    monkeypatch.setattr(evaluate, "probes", partial(evaluate.probes, count=48))
     page = Page("semanticodec", "SemantiCodec")
     tour.page(page)
     assert [row["decoded from"][:8] for row in page.numbers["controls"]] == [
+        "the soun",
         "features",
         "semantic",
         "semantic",

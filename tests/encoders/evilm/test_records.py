@@ -76,6 +76,13 @@ def test_draws_depend_on_the_seed_and_the_pass_alone(small, clips):
     assert all(len(set(column)) > 2 for column in zip(*told, strict=True))  # captions and frames change
 
 
+def test_every_pass_draws_anew(small, clips):
+    """In the order of the file, so that only the draws can differ from pass to pass."""
+    passes = batches(data(small, clips, batch_size=5, shuffle=0), 4)
+    assert len({one["input_ids"].numpy().tobytes() for one in passes}) > 1
+    assert len({one["frames"].numpy().tobytes() for one in passes}) == 4
+
+
 def test_a_run_that_was_stopped_goes_on_with_the_same_batches(small, clips):
     whole = batches(data(small, clips, train_batches=6), 6)
     first = data(small, clips, train_batches=6)
@@ -175,6 +182,9 @@ def test_training_on_a_folder_of_clips(clips, tmp_path, monkeypatch, capsys):
     trained = EViLM.from_pretrained(tmp_path / "run" / "model")
     fresh = evilm_tiny()
     assert not torch.equal(trained.codes.expand.weight, fresh.codes.expand.weight)  # masked codes were learned from
+    words = ["test", "--config", "run/config.yaml", "--data.config.test", str(clips), "--out", "run", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["test/codes_loss"] > 0
 
 
 def test_random_crops_keep_the_short_side(small, clips):
