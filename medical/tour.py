@@ -177,7 +177,7 @@ def _attention(page: Page, model: VelvetModel, data: HeldOut) -> None:
         figure,
         "Attention of a sentence over the 27 regions of the sentence level (red = most), coronal slice; its finding is "
         "outlined in yellow. These weights miss this aim: sentences depend on their finding (see the scores above), "
-        "but their attention lies on regions at the border that hold nothing.",
+        "but their attention lies mostly on thin regions at the border that hold no finding.",
     )
 
 

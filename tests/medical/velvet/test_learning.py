@@ -65,7 +65,7 @@ def test_the_shipped_model_shows_every_signal(scores):
 
 
 @shipped
-@pytest.mark.xfail(strict=True, reason="missed: sentences attend to regions that hold nothing, see docs/velvet.md")
+@pytest.mark.xfail(strict=True, reason="missed: sentences attend to regions without a finding, see docs/velvet.md")
 def test_sentences_of_the_shipped_model_attend_to_their_finding(scores):
     assert scores["pointing"] >= 2 * scores["pointing_chance"], scores
 
