@@ -71,8 +71,7 @@ class Adapters:
 
     def _adapt_tower(self) -> Any:
         """The `peft.PeftModel` around the tower's own module, which stays where it is."""
-        import peft
-
+        peft = require("peft", extra="train", purpose="LoRA")
         module = self.model.tower.module
         names = [n for n, part in module.named_modules() if isinstance(part, nn.Linear) and "head" not in n]
         if not names:

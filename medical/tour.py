@@ -115,7 +115,9 @@ def _scores(page: Page, model: VelvetModel) -> None:
         ("hidden attribute word, with another's scan", "hidden_attribute_wrong_volume", ATTRIBUTE_CHANCE),
         ("hidden attribute word, with an empty scan", "hidden_attribute_empty_volume", ATTRIBUTE_CHANCE),
         ("which of two reports that differ by a word", "hard_negative_choice", 0.5),
-        ("sentence looks at its finding", "pointing", found["pointing_chance"]),
+        ("finding left out of the drawing: its own sentence loses most", "occlusion", found["occlusion_chance"]),
+        ("part of the scan that a hidden word needs most holds its finding", "evidence", found["evidence_chance"]),
+        ("sentence attends to its finding (missed)", "pointing", found["pointing_chance"]),
     )
     rows = [{"test": text, "chance": chance, "found": found[name]} for text, name, chance in tests]
     page.table(rows, f"{GALLERY} held-out phantoms", key="scores")
@@ -174,7 +176,8 @@ def _attention(page: Page, model: VelvetModel, data: HeldOut) -> None:
     page.figure(
         figure,
         "Attention of a sentence over the 27 regions of the sentence level (red = most), coronal slice; its finding is "
-        "outlined in yellow.",
+        "outlined in yellow. These weights miss this aim: sentences depend on their finding (see the scores above), "
+        "but their attention lies mostly on thin regions at the border that hold no finding.",
     )
 
 

@@ -21,7 +21,7 @@ def run(argv: list[str]) -> int:
         json_output=True,
     )
     add_source(parser)
-    add_output(parser, required=False)
+    add_output(parser)
     add_model(parser)
     parser.add_argument("--writer", help="writer: folder or shipped name (default: the one beside the model)")
     parser.add_argument("--question", required=True, help="a sentence")

@@ -15,10 +15,14 @@ from mm.medical.tasks.cases import ScanCase, find_cases
 RESULT_FILE, PAGE_FILE = "result.json", "case.html"
 
 
-def add_output(parser: CommandParser, *, required: bool = True) -> None:
-    """Where results go."""
+def add_output(parser: CommandParser, *, default: str | None = None) -> None:
+    """Where results go; without a default nothing is written unless asked for."""
+    stated = f" (default: {default})" if default else ""
     parser.add_argument(
-        "--out", required=required, metavar="FOLDER", help="one folder per case is written there, named by a hash"
+        "--out",
+        default=default,
+        metavar="FOLDER",
+        help=f"one folder per case is written there, named by a hash{stated}",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="compute finished cases again (default: they are left as they are)"
@@ -71,7 +75,8 @@ def run_cases(
             emit_table(rows)
         for key, message in failed.items():
             print(f"{key} failed: {message}")
-        print(f"{len(rows)} cases done, {len(failed)} failed")
+        where = f"; see {Path(arguments.out) / 'CASE' / PAGE_FILE}" if arguments.out and rows else ""
+        print(f"{len(rows)} cases done, {len(failed)} failed{where}")
     return FAILED if failed else OK
 
 

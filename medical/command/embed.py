@@ -11,11 +11,13 @@ def run(argv: list[str]) -> int:
     parser = CommandParser(
         "medical embed",
         about="Bring a scan to RAS order, window it, squeeze it to the model's cube and write its vectors.",
-        example="mm medical embed scan.nii.gz --model my-velvet/ --out scan.safetensors",
+        example="mm medical embed scan.nii.gz --out scan.safetensors",
         json_output=True,
     )
     add_source(parser)
-    parser.add_argument("--model", required=True, help="model folder, shipped name or hub id")
+    parser.add_argument(
+        "--model", default="velvet_tiny", help="model folder, shipped name or hub id (default: velvet_tiny)"
+    )
     parser.add_argument("--window", default="abdomen", help="intensity window (default: abdomen, -175..250 HU)")
     parser.add_argument("--out", metavar="FILE", help="write all levels as safetensors: report, sentence, word")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda")

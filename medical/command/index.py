@@ -20,13 +20,16 @@ header fields, dates and numbers that identify."""
 
 def run(argv: list[str]) -> int:
     """Run `mm medical index`."""
-    parser = CommandParser(
-        "medical index", about=ABOUT, example="mm medical index scans/ --out scans.index", json_output=True
-    )
+    parser = CommandParser("medical index", about=ABOUT, example="mm medical index scans/", json_output=True)
     parser.add_argument("scan", metavar="FOLDER", help="scans: NIfTI files, zip archives, folders of DICOM files")
     add_reading(parser)
     add_model(parser)
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the index; an older one is continued")
+    parser.add_argument(
+        "--out",
+        default="scans.index",
+        metavar="FOLDER",
+        help="the index; an older one is continued (default: scans.index)",
+    )
     parser.add_argument("--reports", metavar="CSV", help="table with the columns scan (or image) and report")
     parser.add_argument("--window", help="intensity window (default: -175..250 HU)")
     parser.add_argument("--shard", type=int, default=16, help="scans per file; a killed run loses at most these")

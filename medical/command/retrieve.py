@@ -19,14 +19,16 @@ def run(argv: list[str]) -> int:
     parser = CommandParser(
         "medical retrieve",
         about=ABOUT,
-        example='mm medical retrieve --text "a large cyst of the left kidney" --index scans.index --out found/',
+        example='mm medical retrieve --text "a cyst of the left kidney" --out found/',
         json_output=True,
     )
     parser.add_argument("scan", metavar="SCAN", nargs="?", help="NIfTI file, DICOM file or folder, or a zip of these")
     parser.add_argument("--text", help="a sentence instead of a scan")
     add_reading(parser)
     add_model(parser)
-    parser.add_argument("--index", required=True, metavar="FOLDER", help="from `mm medical index`")
+    parser.add_argument(
+        "--index", default="scans.index", metavar="FOLDER", help="from `mm medical index` (default: scans.index)"
+    )
     parser.add_argument("-k", type=int, default=5, help="how many (default: 5)")
     parser.add_argument(
         "--levels", nargs="+", choices=("report", "sentence", "word"), default=["report"], help="default: report"

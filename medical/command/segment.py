@@ -19,11 +19,11 @@ def run(argv: list[str]) -> int:
     parser = CommandParser(
         "medical segment",
         about=ABOUT,
-        example="mm medical segment scans/ --out segmented/ --mesh stl",
+        example="mm medical segment scan.nii.gz",
         json_output=True,
     )
     add_source(parser)
-    add_output(parser)
+    add_output(parser, default="segmented")
     parser.add_argument(
         "--model",
         default="velvet_tiny",

@@ -103,7 +103,8 @@ class DraftReport:
             page.heading("Where the sentences look")
             page.figure(
                 attention_figure(small, maps, self.sentences[: len(maps)]),
-                "Highest values along each axis; every map is stretched over its own range.",
+                "Highest values along each axis; every map is stretched over its own range. Attention is no evidence: "
+                "it may lie away from what its sentence is about, and with the demonstration weights it does.",
             )
         if self.references and self.index is not None:
             page.heading("Nearest reports of the index")
