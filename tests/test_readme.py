@@ -91,7 +91,7 @@ def test_every_task_has_an_example_that_runs():
     code = "\n".join(text for _, _, text in PYTHON)
     for needed in ("model.ask", "ProceduralData", "FolderData", "attach(", "detach(", "flops import", "my-llava"):
         assert needed in code
-    for system in ("semanticodec_tiny", "openecad_tiny", "velvet_tiny", "evilm_tiny", "semantic_vq_tiny", "flame_tiny"):
+    for system in ("semanticodec_tiny", "openecad_tiny", "velvet_tiny", "evilm_tiny", "semantic_vq_tiny"):
         assert f'"{system}"' in code, f"no example uses {system}"
 
 
