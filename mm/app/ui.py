@@ -21,7 +21,7 @@ STYLE = """
 .mm-table caption { text-align: left; color: var(--body-text-color-subdued); padding-bottom: .3rem }
 .mm-table th, .mm-table td { border: 1px solid var(--border-color-primary); padding: .3rem .5rem; text-align: left }
 .mm-table td.number { text-align: right }
-.tab-wrapper { max-width: calc(100vw - 4rem); overflow-x: auto }
+.tab-wrapper { max-width: calc(100vw - 4rem) }
 [id$="_picture"] img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain }
 """
 """What the theme does not know; colours are the theme's, so that light and dark both work."""

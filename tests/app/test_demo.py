@@ -191,6 +191,10 @@ def test_light_dark_and_narrow(browser):
     browser.shot("narrow")
     wide, seen = browser.driver.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert wide <= seen + 1, "the page scrolls sideways"
+    browser.find(".overflow-menu > button")[0].click()  # tabs that have no room stand in a menu
+    (last,) = [entry for entry in browser.find(".overflow-dropdown button") if entry.text.strip() == "CT"]
+    last.click()
+    assert any(button.is_displayed() for button in browser.find("#ct_run"))
 
 
 def test_by_keyboard(browser):
