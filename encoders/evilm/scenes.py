@@ -16,6 +16,7 @@ import numpy as np
 from einops import rearrange
 
 from mm.data.drawing import around, coverage
+from mm.data.frames import Clip
 from mm.data.scenes import Pairs, Scene, Thing, render
 from mm.data.split import Seed, balanced, generator
 from mm.data.words import COLOURS, DIRECTIONS, GROUND_PATTERNS, GROUNDS, SHAPES, SIZES, TEXTURES
@@ -86,24 +87,8 @@ SHIFTED = MovingConfig(textures=("checked",), patterns=("checked",))
 """The same meanings under a texture and a pattern that training never shows."""
 
 
-@dataclass(frozen=True, eq=False)
-class MovingClip:
-    """A thing that moves.
-
-    Args:
-        frames: (F, S, S, 3) uint8 in time order.
-        scenes: What each frame shows.
-        direction: "left", "right", "up" or "down".
-    """
-
-    frames: np.ndarray
-    scenes: tuple[Scene, ...]
-    direction: str
-
-    @property
-    def thing(self) -> Thing:
-        """The moving thing as it is in the first frame."""
-        return self.scenes[0].things[0]
+class MovingClip(Clip):
+    """A thing that moves, with its caption and the questions about it."""
 
     @property
     def caption(self) -> str:

@@ -45,6 +45,7 @@ def test_hidden_activations_equal_the_reference(reference, parity, close):
     unet(fixture["x_T"], fixture["t"], unet.read_context(fixture["expected.condition"]))
     for handle in handles:
         handle.remove()
+    assert set(seen) == set(places)
     for name, found in seen.items():
         expected = fixture[f"expected.hidden.{name}"]
         close(found[: len(expected)], expected)
